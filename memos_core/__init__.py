@@ -1,0 +1,77 @@
+"""MemOS: memory for language-model applications as a managed resource."""
+
+from memos_core.aio import AsyncMemOS, AsyncView
+from memos_core.cube import Governance, Kind, MemCube, Provenance, State, Usage
+from memos_core.embedder import Embedder, QueryEmbedder
+from memos_core.errors import (
+    Closed,
+    CubeExists,
+    CubeNotFound,
+    EmbedderMismatch,
+    EmbedderUnavailable,
+    InvalidFilter,
+    InvalidInput,
+    InvalidNamespace,
+    InvalidText,
+    InvalidVector,
+    MemOSError,
+    MigrationError,
+    PoolExhausted,
+    ServerStartError,
+    StatementTimeout,
+    StoreError,
+    StoreUnavailable,
+    UnsupportedServer,
+    VersionConflict,
+)
+from memos_core.governance import Caller
+from memos_core.hit import Event, ForgetReport, Hit, Stats
+from memos_core.memos import MemOS
+from memos_core.message import Message
+from memos_core.namespace import Namespace
+from memos_core.prompt import render_memories
+from memos_core.settings import Settings
+from memos_core.view import View
+
+__all__ = [
+    "AsyncMemOS",
+    "AsyncView",
+    "Caller",
+    "Closed",
+    "CubeExists",
+    "CubeNotFound",
+    "Embedder",
+    "EmbedderMismatch",
+    "EmbedderUnavailable",
+    "Event",
+    "ForgetReport",
+    "Governance",
+    "Hit",
+    "InvalidFilter",
+    "InvalidInput",
+    "InvalidNamespace",
+    "InvalidText",
+    "InvalidVector",
+    "Kind",
+    "MemCube",
+    "MemOS",
+    "MemOSError",
+    "Message",
+    "MigrationError",
+    "Namespace",
+    "PoolExhausted",
+    "Provenance",
+    "QueryEmbedder",
+    "ServerStartError",
+    "Settings",
+    "State",
+    "StatementTimeout",
+    "Stats",
+    "StoreError",
+    "StoreUnavailable",
+    "UnsupportedServer",
+    "Usage",
+    "VersionConflict",
+    "View",
+    "render_memories",
+]

@@ -1,0 +1,114 @@
+"""The same verbs, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from memos_core.embedder import Embedder
+from memos_core.governance import Caller
+from memos_core.memos import MemOS
+from memos_core.namespace import Namespace
+from memos_core.settings import Settings
+from memos_core.view import View
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _awaited(
+    verb: Callable[Concatenate[View, P], R],
+) -> Callable[Concatenate[AsyncView, P], Coroutine[Any, Any, R]]:
+    @functools.wraps(verb)
+    async def awaited(self: AsyncView, *args: P.args, **kwargs: P.kwargs) -> R:
+        # Threads of our own: in asyncio's shared pool a verb waits behind everybody else's work.
+        work = functools.partial(verb, self.sync, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(
+            self.sync.threads, contextvars.copy_context().run, work
+        )
+
+    return awaited
+
+
+class AsyncView:
+    """A view whose verbs are awaited; ``sync`` is the same view for blocking code.
+
+    Cancelling an await does not stop the statement at work: it ends whole, or at the settings'
+    ``statement_timeout``.
+    """
+
+    def __init__(self, view: View) -> None:
+        self.sync = view
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.namespace))})"
+
+    @property
+    def namespace(self) -> Namespace:
+        """Where this view writes."""
+        return self.sync.namespace
+
+    @property
+    def caller(self) -> Caller | None:
+        """On whose behalf it acts."""
+        return self.sync.caller
+
+    add = _awaited(View.add)
+    ingest = _awaited(View.ingest)
+    get = _awaited(View.get)
+    search = _awaited(View.search)
+    update = _awaited(View.update)
+    restore = _awaited(View.restore)
+    history = _awaited(View.history)
+    forget = _awaited(View.forget)
+    messages = _awaited(View.messages)
+    retire = _awaited(View.retire)
+    events = _awaited(View.events)
+    stats = _awaited(View.stats)
+
+
+class AsyncMemOS(AsyncView):
+    """A ``MemOS`` whose verbs are awaited; it shares all with the ``MemOS`` it was made from."""
+
+    def __init__(self, memos: MemOS) -> None:
+        super().__init__(memos)
+        self._memos = memos
+
+    @classmethod
+    async def open(
+        cls,
+        where: str | Path | None = None,
+        *,
+        embedder: Embedder | None = None,
+        caller: Caller | None = None,
+        settings: Settings | None = None,
+    ) -> Self:
+        """Open a memory; see ``MemOS.open``."""
+        opening = functools.partial(
+            MemOS.open, where, embedder=embedder, caller=caller, settings=settings
+        )
+        return cls(await asyncio.to_thread(opening))
+
+    def at(self, *labels: str, caller: Caller | None = None) -> AsyncView:
+        """Return a view of a namespace; the first label is the tenant."""
+        return AsyncView(self._memos.at(*labels, caller=caller))
+
+    async def close(self) -> None:
+        """Close the memory it was made from, once the verbs at work are done."""
+        await asyncio.to_thread(self._memos.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()

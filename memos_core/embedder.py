@@ -1,0 +1,125 @@
+"""From texts to unit vectors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from memos_core.errors import EmbedderUnavailable, InvalidVector
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vectors = NDArray[np.float32]  # (number of texts, width), each row of length 1
+else:
+    Vectors = "numpy.ndarray"  # numpy is loaded with the first vector, not with the package
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+DEFAULT_WIDTH = 384
+
+
+class Embedder(Protocol):
+    """Anything that turns texts into vectors.
+
+    ``name`` must change whenever the vectors would: the database remembers it and refuses another.
+    An embedder that treats questions otherwise than documents has ``embed_queries`` as well.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the database remembers, such as the model's id and revision."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return float32 vectors of shape (len(texts), width)."""
+        ...
+
+
+@runtime_checkable
+class QueryEmbedder(Embedder, Protocol):
+    """An embedder whose model wants questions marked as such."""
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Return float32 vectors of shape (len(texts), width), to compare with ``embed``'s."""
+        ...
+
+
+class LazyEmbedder:
+    """An embedder known by name whose weights are loaded at the first text."""
+
+    def __init__(self, name: str, load: Callable[[], Embedder]) -> None:
+        self.name = name
+        self._load = load
+        self._loaded: Embedder | None = None
+        self._lock = threading.Lock()
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return vectors of documents."""
+        return self._embedder().embed(texts)
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Return vectors of questions."""
+        return question_vectors(self._embedder(), texts)
+
+    def _embedder(self) -> Embedder:
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
+
+
+def default_embedder() -> Embedder:
+    """Return all-MiniLM-L6-v2 (384 dimensions), loaded when first used.
+
+    Raises:
+        EmbedderUnavailable: at the first text, where the extra ``embedded`` is not installed.
+    """
+    return LazyEmbedder(DEFAULT_MODEL, _load_default)
+
+
+def _load_default() -> Embedder:
+    try:
+        from memos_core.model.embedder import SentenceTransformerEmbedder  # noqa: PLC0415 heavy
+    except ImportError as error:
+        raise EmbedderUnavailable(
+            f"the default embedder needs {error.name}: pip install 'memos-memory[embedded]', "
+            "or pass embedder= an object of your own"
+        ) from error
+    return SentenceTransformerEmbedder()
+
+
+def document_vectors(embedder: Embedder, texts: Sequence[str]) -> Vectors:
+    """Embed texts to be stored, in one call; checked and of unit length."""
+    return _checked(embedder.embed(texts), len(texts), embedder)
+
+
+def question_vectors(embedder: Embedder, texts: Sequence[str]) -> Vectors:
+    """Embed questions, in one call; checked and of unit length."""
+    embed = embedder.embed_queries if isinstance(embedder, QueryEmbedder) else embedder.embed
+    return _checked(embed(texts), len(texts), embedder)
+
+
+def name_of(embedder: Embedder) -> str:
+    """Return what the database is to remember of an embedder."""
+    return str(getattr(embedder, "name", type(embedder).__qualname__))
+
+
+def _checked(vectors: object, count: int, embedder: Embedder) -> Vectors:
+    import numpy as np  # noqa: PLC0415 with the first vector, not with the package
+
+    who = f"embedder {name_of(embedder)!r}"
+    try:
+        array = np.asarray(vectors, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidVector(f"{who} returned no array of numbers: {error}") from error
+    if array.shape[:-1] != (count,) or array.shape[-1] == 0:
+        raise InvalidVector(f"{who} returned shape {array.shape} for {count} texts, not (n, width)")
+    if not np.isfinite(array).all():
+        raise InvalidVector(f"{who} returned NaN or infinity")
+    # In float64: the squares of large float32 values overflow.
+    lengths = np.linalg.norm(array.astype(np.float64), axis=1, keepdims=True)
+    if not lengths.all():
+        raise InvalidVector(f"{who} returned a zero vector, which has no direction to compare")
+    return (array / lengths).astype(np.float32)

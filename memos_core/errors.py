@@ -1,0 +1,98 @@
+"""Every error this library raises.
+
+MemOSError
+├── InvalidInput (ValueError)    what was passed cannot be stored or asked
+│   ├── InvalidText              empty, too long, NUL bytes, lone surrogates
+│   ├── InvalidNamespace         no labels, too many, an illegal one
+│   ├── InvalidFilter            an unknown operator or an incomparable value
+│   └── InvalidVector            an embedder gave NaN, zeros or the wrong shape
+├── CubeNotFound (LookupError)   no such cube (or version) in this view
+├── CubeExists                   the id is taken
+├── VersionConflict              the cube changed since it was read
+├── EmbedderMismatch             the database was filled by another embedding model
+├── EmbedderUnavailable          the embedding model cannot be loaded
+├── Closed                       the MemOS was closed
+└── StoreError                   the database could not do it; nothing was written
+    ├── StoreUnavailable         no connection to the server
+    ├── PoolExhausted            every pooled connection stayed busy
+    ├── StatementTimeout         a statement ran past its time limit
+    ├── UnsupportedServer        PostgreSQL or pgvector is too old or missing
+    ├── MigrationError           a schema migration failed and was rolled back
+    └── ServerStartError         the embedded server did not start
+"""
+
+
+class MemOSError(Exception):
+    """The root of all errors of this library."""
+
+
+class InvalidInput(MemOSError, ValueError):
+    """What was passed cannot be stored or asked."""
+
+
+class InvalidText(InvalidInput):
+    """A text is empty, too long, or holds characters no database can keep."""
+
+
+class InvalidNamespace(InvalidInput):
+    """A namespace has no labels, too many, or an illegal one."""
+
+
+class InvalidFilter(InvalidInput):
+    """A metadata filter has an unknown operator or a value it cannot compare."""
+
+
+class InvalidVector(InvalidInput):
+    """An embedder returned something that is not finite non-zero vectors of one width."""
+
+
+class CubeNotFound(MemOSError, LookupError):
+    """No such cube, or no such version of it, is visible in this view."""
+
+
+class CubeExists(MemOSError):
+    """A cube with this id is already stored."""
+
+
+class VersionConflict(MemOSError):
+    """The cube changed since the caller read it; nothing was written."""
+
+
+class EmbedderMismatch(MemOSError):
+    """The database was filled by another embedding model."""
+
+
+class EmbedderUnavailable(MemOSError):
+    """The embedding model cannot be loaded."""
+
+
+class Closed(MemOSError):
+    """The MemOS was closed before this call."""
+
+
+class StoreError(MemOSError):
+    """The database could not carry out the verb; nothing was written."""
+
+
+class StoreUnavailable(StoreError):
+    """There is no connection to the server."""
+
+
+class PoolExhausted(StoreError):
+    """Every pooled connection stayed busy for the whole wait."""
+
+
+class StatementTimeout(StoreError):
+    """A statement ran past its time limit and was cancelled."""
+
+
+class UnsupportedServer(StoreError):
+    """PostgreSQL or pgvector is too old or missing."""
+
+
+class MigrationError(StoreError):
+    """A schema migration failed and was rolled back."""
+
+
+class ServerStartError(StoreError):
+    """The embedded server did not start."""

@@ -1,0 +1,79 @@
+"""What verbs answer with: hits, reports, events, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from memos_core.cube import MemCube
+from memos_core.message import Message
+from memos_core.namespace import Namespace
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hit:
+    """A cube that answers a question, and why it was chosen.
+
+    ``score`` is the weighted sum of the signals in ``reasons``; 1.0 would be the question itself.
+    ``dense_rank`` and ``lexical_rank`` count from 1 among all cubes that passed the filters;
+    ``lexical_rank`` is None where no word of the question occurs. ``message_ids`` are the turns
+    the cube came from. ``context`` holds those turns and their neighbours where they were asked
+    for, in the order they were said.
+    """
+
+    cube: MemCube
+    score: float
+    dense_rank: int
+    lexical_rank: int | None
+    reasons: Mapping[str, float]
+    context: tuple[Message, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The text of the cube."""
+        return self.cube.text
+
+    @property
+    def message_ids(self) -> tuple[str, ...]:
+        """The turns the cube came from."""
+        return self.cube.provenance.message_ids
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForgetReport:
+    """What ``forget`` removed: cubes, their versions in all, and the messages they came from."""
+
+    cubes: tuple[UUID, ...]
+    versions: int
+    message_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One line of the audit log: ids and numbers only, never text.
+
+    ``kind`` is what happened: added, read, searched, updated, restored, forgot, ingested.
+    """
+
+    id: int
+    at: datetime
+    kind: str
+    namespace: Namespace
+    user: str | None
+    cube_ids: tuple[UUID, ...]
+    details: Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stats:
+    """How much a view holds; ``bytes`` is the size of the whole database on disk."""
+
+    cubes: int
+    versions: int
+    messages: int
+    events: int
+    bytes: int
+    embedder: str | None
+    width: int | None

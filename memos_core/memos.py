@@ -1,0 +1,106 @@
+"""The face: a MemOS is opened once a process, and gives views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from memos_core.embedder import Embedder
+from memos_core.engine import Engine
+from memos_core.governance import Caller
+from memos_core.namespace import Namespace
+from memos_core.settings import Settings
+from memos_core.view import View
+
+DEFAULT_NAMESPACE = Namespace("default")
+
+
+class MemOS(View):
+    """Memory for language-model applications.
+
+    Open one a process and share it: it is safe for threads. It is itself a view of the namespace
+    ``("default",)``; ``at`` gives views of others.
+
+    >>> memos = MemOS.open()                                  # doctest: +SKIP
+    >>> ann = memos.at("acme", "ann")                         # doctest: +SKIP
+    >>> cube = ann.add("Ann is allergic to peanuts.")         # doctest: +SKIP
+    >>> ann.search("What must she not eat?")[0].text          # doctest: +SKIP
+    'Ann is allergic to peanuts.'
+    """
+
+    @classmethod
+    def open(
+        cls,
+        where: str | Path | None = None,
+        *,
+        embedder: Embedder | None = None,
+        caller: Caller | None = None,
+        settings: Settings | None = None,
+    ) -> Self:
+        """Open a memory.
+
+        ``where`` is a ``postgresql://`` URL (PostgreSQL 15 or later with pgvector 0.7 or later) or
+        a folder in which a private PostgreSQL runs while anyone uses it; by default what the
+        environment's ``MEMOS_DATABASE`` names, else a folder of this user. The schema is brought
+        up to date.
+
+        Raises:
+            ServerStartError, StoreUnavailable, UnsupportedServer, MigrationError: no database.
+            EmbedderMismatch: the database was filled by another embedding model.
+        """
+        engine = Engine.open(where, embedder, settings)
+        try:
+            engine.check_model()
+        except BaseException:
+            engine.close()
+            raise
+        return cls(engine, DEFAULT_NAMESPACE, caller)
+
+    @classmethod
+    def reembed(
+        cls,
+        where: str | Path | None = None,
+        *,
+        embedder: Embedder | None = None,
+        settings: Settings | None = None,
+        report: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Replace every vector of a database by one of ``embedder``; return how many.
+
+        The old vectors serve until the last new one is there; an interrupted run goes on where it
+        stopped. ``report`` is called with the number done and the number of all.
+        """
+        engine = Engine.open(where, embedder, settings)
+        try:
+            return engine.reembed(report or _ignore)
+        finally:
+            engine.close()
+
+    def at(self, *labels: str, caller: Caller | None = None) -> View:
+        """Return a view of a namespace; the first label is the tenant.
+
+        Raises:
+            InvalidNamespace: a label that cannot be one.
+        """
+        return View(self._engine, Namespace(*labels), caller or self.caller)
+
+    def close(self) -> None:
+        """Close the connections; a private server stops when its last user has closed."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _ignore(_done: int, _everything: int) -> None:
+    """Report to nobody."""

@@ -1,0 +1,1 @@
+"""Tensors: the only room that loads torch."""

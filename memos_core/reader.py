@@ -1,0 +1,143 @@
+"""The MemReader: from what was said to cubes.
+
+Without a language model it keeps each turn word for word, with its speaker and its date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from uuid_utils.compat import uuid7
+
+from memos_core.checks import checked_key, checked_label, checked_metadata, checked_time
+from memos_core.cube import Provenance
+from memos_core.errors import InvalidInput, InvalidText
+from memos_core.message import Message
+from memos_core.settings import Settings
+from memos_core.store.statements.cubes import Draft, Header
+from memos_core.text import searchable, unstorable
+
+_READ_ROLES = ("user", "assistant")
+_KNOWN = ("id", "role", "name", "content", "created_at", "session", "metadata")
+
+
+def messages_from(
+    turns: Iterable[Mapping[str, Any]], *, session: str | None, settings: Settings
+) -> list[Message]:
+    """Read chat messages in role/content form; a turn without an id gets a new one.
+
+    ``content`` is a string or a list of parts, of which the text parts count. Keys that are not
+    ours are kept in the message's metadata.
+
+    Raises:
+        InvalidInput: a turn without a role, two different turns under one id, a value that cannot
+            be stored.
+    """
+    messages = [_message(turn, session, settings) for turn in turns]
+    first: dict[str, Message] = {}
+    for message in messages:
+        if first.setdefault(message.id, message) != message:
+            raise InvalidInput(f"two different messages have the id {message.id!r}")
+    return list(first.values())
+
+
+def is_readable(message: Message) -> bool:
+    """Tell whether cubes are made of a message: what people and assistants said, if anything."""
+    return message.role in _READ_ROLES and bool(message.content.strip())
+
+
+def drafts_from(
+    messages: Sequence[Message], *, created_by: str | None, settings: Settings
+) -> Iterator[Draft]:
+    """Keep each turn as a cube of its own; one too long for a cube becomes several."""
+    now = datetime.now(UTC)
+    for message in messages:
+        for part in _parts(message.content, settings.max_text):
+            said_at = message.created_at
+            provenance = Provenance(
+                source="conversation",
+                created_by=created_by,
+                message_ids=(message.id,),
+                session=message.session,
+                speaker=message.name,
+                role=message.role,
+                said_at=said_at,
+            )
+            # A speaker's clock ahead of ours must not hide what was just said.
+            start = said_at if said_at and said_at <= now else None
+            yield Draft(
+                id=uuid7(),
+                text=part,
+                lexical=lexical_text(part, provenance),
+                provenance=provenance,
+                header=Header(semantic_type="turn", owner=created_by, valid_from=start),
+            )
+
+
+def lexical_text(text: str, provenance: Provenance) -> str:
+    """Return what lexical search sees of a cube: who said it, on which day, and its text."""
+    said_at = provenance.said_at
+    day = f"{said_at.day} {said_at:%B %Y}" if said_at else ""
+    return searchable(" ".join(part for part in (provenance.speaker, day, text) if part))
+
+
+def _message(turn: Mapping[str, Any], session: str | None, settings: Settings) -> Message:
+    if not isinstance(cast("object", turn), Mapping):
+        raise InvalidInput(f"a message is a mapping with role and content, not {turn!r}")
+    role = checked_key(turn.get("role"), what="a message's role")
+    return Message(
+        id=checked_key(turn.get("id") or str(uuid7()), what="a message's id"),
+        role=role,
+        name=checked_label(turn.get("name"), what="a message's name"),
+        content=_content(turn.get("content"), settings.max_message),
+        created_at=checked_time(turn.get("created_at"), what="created_at"),
+        session=_session(turn.get("session") or session),
+        metadata=checked_metadata(
+            {
+                **(turn.get("metadata") or {}),
+                **{key: value for key, value in turn.items() if key not in _KNOWN},
+            }
+        ),
+    )
+
+
+def _session(session: str | None) -> str | None:
+    return None if session is None else checked_key(session, what="session")
+
+
+def _content(content: object, limit: int) -> str:
+    if isinstance(content, list):
+        content = "\n".join(_part_texts(cast("list[object]", content)))
+    if content is None:
+        content = ""
+    if not isinstance(content, str):
+        raise InvalidText(f"a message's content is text or parts, not {type(content).__name__}")
+    if len(content) > limit:
+        raise InvalidText(f"a message has {len(content):,} characters, over {limit:,}; split it")
+    if problem := unstorable(content):
+        raise InvalidText(f"a message's content {problem}")
+    return content
+
+
+def _part_texts(parts: list[object]) -> Iterator[str]:
+    for part in parts:
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, Mapping):
+            text = cast("Mapping[str, object]", part).get("text")
+            if isinstance(text, str):
+                yield text
+
+
+def _parts(text: str, limit: int) -> Iterator[str]:
+    """Split at the last paragraph, line, sentence or word that fits; else anywhere."""
+    while len(text) > limit:
+        cuts = (text.rfind(mark, 1, limit) + len(mark) for mark in ("\n\n", "\n", ". ", " "))
+        cut = next((cut for cut in cuts if cut > limit // 2), limit)
+        if text[:cut].strip():
+            yield text[:cut]
+        text = text[cut:]
+    if text.strip():
+        yield text

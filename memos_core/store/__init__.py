@@ -1,0 +1,1 @@
+"""PostgreSQL: statements as values, and the one place that runs them."""

@@ -1,0 +1,1 @@
+"""Every statement this library runs, one file per subject, each beside its reading."""

@@ -1,0 +1,262 @@
+"""Statements that change cubes: update, restore, forget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import LiteralString
+from uuid import UUID
+
+from pgvector import HalfVector
+
+from memos_core.cube import MemCube
+from memos_core.embedder import Vectors
+from memos_core.hit import ForgetReport
+from memos_core.store.statement import Row, Statement, ignored
+from memos_core.store.statements.columns import COLUMNS, first_cube
+from memos_core.store.statements.cubes import ANALYSED
+from memos_core.store.statements.scope import INSIDE, Scope
+
+# The row to change, once it is locked and still at the version that the caller saw, and the moment
+# of the change: later than the old version's even where a clock or a lock's wait says otherwise.
+_OLD: LiteralString = (
+    """
+    WITH old AS (
+        SELECT * FROM memos.cube
+        WHERE id = %(id)s AND version = %(expected)s AND """
+    + INSIDE
+    + """
+        FOR UPDATE
+    ), moment AS (
+        SELECT greatest(clock_timestamp(), recorded_at + interval '1 microsecond') AS now FROM old
+    ), superseded AS (
+        INSERT INTO memos.cube_version SELECT moment.now, old.* FROM old, moment
+    )"""
+)
+_LOGGED: LiteralString = (
+    """, logged AS (
+        INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
+        SELECT
+            tenant, recorded_at, %(kind)s, namespace, %(caller)s::jsonb, ARRAY[id],
+            jsonb_build_object('version', version) || %(details)s::jsonb
+        FROM changed
+    )
+    SELECT """
+    + COLUMNS
+    + " FROM changed"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """What a new version says that the old one did not; None keeps what the old one said."""
+
+    text: str | None = None
+    lexical: str | None = None
+    semantic_type: str | None = None
+    tags: tuple[str, ...] | None = None
+    metadata: dict[str, object] | None = None
+    priority: int | None = None
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
+    ttl: float | None = None
+
+
+_UPDATE: LiteralString = (
+    _OLD
+    + """, changed AS (
+        UPDATE memos.cube AS cube SET
+            version = cube.version + 1,
+            recorded_at = moment.now,
+            text = coalesce(%(text)s, cube.text),
+            semantic_type = coalesce(%(semantic_type)s, cube.semantic_type),
+            tags = coalesce(%(tags)s::text[], cube.tags),
+            metadata = coalesce(%(metadata)s::jsonb, cube.metadata),
+            provenance = cube.provenance - 'restored_from',
+            priority = coalesce(%(priority)s, cube.priority),
+            valid_from = coalesce(%(valid_from)s, cube.valid_from),
+            valid_to = coalesce(%(valid_to)s, cube.valid_to),
+            expires_at = coalesce(
+                moment.now + make_interval(secs => %(ttl)s), cube.expires_at
+            ),
+            word_count = CASE
+                WHEN lexical IS NULL THEN cube.word_count ELSE analysed.word_count
+            END,
+            words = CASE WHEN lexical IS NULL THEN cube.words ELSE analysed.words END,
+            embedding = coalesce(%(embedding)b::halfvec, cube.embedding)
+        FROM old, moment, (SELECT %(lexical)s::text AS lexical) AS given, """
+    + ANALYSED
+    + """
+        WHERE cube.tenant = old.tenant AND cube.id = old.id AND memos.embedded_by(%(model)s)
+        RETURNING cube.*
+    )"""
+    + _LOGGED
+)
+
+
+def update(
+    scope: Scope,
+    cube: UUID,
+    change: Change,
+    embedding: Vectors | None,
+    *,
+    expected: int,
+    model: str,
+    mode: str,
+) -> Statement[MemCube | None]:
+    """Store a new version, or nothing and None where the cube is no longer at ``expected``."""
+    return Statement(
+        sql=_UPDATE,
+        parameters=scope.parameters(
+            id=cube,
+            expected=expected,
+            text=change.text,
+            lexical=change.lexical,
+            semantic_type=change.semantic_type,
+            tags=None if change.tags is None else list(change.tags),
+            metadata=None
+            if change.metadata is None
+            else json.dumps(change.metadata, ensure_ascii=False),
+            priority=change.priority,
+            valid_from=change.valid_from,
+            valid_to=change.valid_to,
+            ttl=change.ttl,
+            embedding=None if embedding is None else HalfVector(embedding[0]),
+            model=model,
+            kind="updated",
+            details=json.dumps({"mode": mode}),
+        ),
+        read=first_cube,
+    )
+
+
+# The content and header of another version, with its vector and words; identity and times go on.
+_RESTORE: LiteralString = (
+    _OLD
+    + """, wanted AS (
+        SELECT * FROM memos.cube_version
+        WHERE id = %(id)s AND version = %(version)s AND """
+    + INSIDE
+    + """
+    ), changed AS (
+        UPDATE memos.cube AS cube SET
+            version = cube.version + 1,
+            recorded_at = moment.now,
+            kind = wanted.kind,
+            text = wanted.text,
+            semantic_type = wanted.semantic_type,
+            tags = wanted.tags,
+            metadata = wanted.metadata,
+            provenance = wanted.provenance
+                || jsonb_build_object('restored_from', %(version)s::integer),
+            message_ids = wanted.message_ids,
+            owner = wanted.owner,
+            priority = wanted.priority,
+            sensitivity = wanted.sensitivity,
+            valid_from = wanted.valid_from,
+            valid_to = wanted.valid_to,
+            expires_at = wanted.expires_at,
+            word_count = wanted.word_count,
+            words = wanted.words,
+            embedding = wanted.embedding
+        FROM old, moment, wanted
+        WHERE cube.tenant = old.tenant AND cube.id = old.id
+        RETURNING cube.*
+    )"""
+    + _LOGGED
+)
+
+
+def restore(scope: Scope, cube: UUID, *, version: int, expected: int) -> Statement[MemCube | None]:
+    """Store a new version that says what ``version`` said; None where the cube moved on."""
+    return Statement(
+        sql=_RESTORE,
+        parameters=scope.parameters(
+            id=cube,
+            version=version,
+            expected=expected,
+            kind="restored",
+            details=json.dumps({"restored_from": version}),
+        ),
+        read=first_cube,
+    )
+
+
+_LOCK: LiteralString = (
+    "SELECT id FROM memos.cube WHERE id = ANY(%(ids)s::uuid[]) AND "
+    + INSIDE
+    + " ORDER BY id FOR UPDATE"
+)
+
+
+def lock(scope: Scope, cubes: Sequence[UUID]) -> Statement[None]:
+    """Hold cubes against changes until the transaction ends."""
+    return Statement(sql=_LOCK, parameters=scope.parameters(ids=list(cubes)), read=ignored)
+
+
+# All or nothing: where one id is unknown, `whole` is empty and nothing is removed. The turns that a
+# cube came from say what it says, so their content goes with it; their ids stay, so that a client
+# that sends them again does not bring them back.
+_FORGET: LiteralString = (
+    """
+    WITH doomed AS (
+        SELECT tenant, id, namespace, message_ids FROM memos.cube
+        WHERE id = ANY(%(ids)s::uuid[]) AND """
+    + INSIDE
+    + """
+    ), whole AS (
+        SELECT count(*) AS cubes FROM doomed HAVING count(*) = cardinality(%(ids)s::uuid[])
+    ), gone AS (
+        DELETE FROM memos.cube USING doomed, whole
+        WHERE cube.tenant = doomed.tenant AND cube.id = doomed.id
+        RETURNING cube.id
+    ), versions AS (
+        DELETE FROM memos.cube_version USING doomed, whole
+        WHERE cube_version.tenant = doomed.tenant AND cube_version.id = doomed.id
+        RETURNING cube_version.id
+    ), vectors AS (
+        DELETE FROM memos.reembedding USING doomed, whole
+        WHERE reembedding.tenant = doomed.tenant AND reembedding.id = doomed.id
+    ), erased AS (
+        UPDATE memos.message SET
+            content = '', name = NULL, metadata = '{}', read_at = coalesce(read_at, now()),
+            forgotten_at = now()
+        FROM doomed, whole
+        WHERE message.tenant = doomed.tenant AND message.namespace = doomed.namespace
+            AND message.id = ANY(doomed.message_ids) AND forgotten_at IS NULL
+        RETURNING message.id
+    ), logged AS (
+        INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
+        SELECT
+            %(tenant)s, now(), 'forgot', %(namespace)s::text[], %(caller)s::jsonb,
+            %(ids)s::uuid[], jsonb_build_object(
+                'messages', (SELECT count(*) FROM erased),
+                'versions', cubes + (SELECT count(*) FROM versions)
+            )
+        FROM whole
+    )
+    SELECT
+        ARRAY(SELECT id FROM doomed) AS found,
+        (SELECT count(*) FROM gone) + (SELECT count(*) FROM versions) AS versions,
+        ARRAY(SELECT id FROM erased) AS message_ids
+    """
+)
+
+
+def forget(scope: Scope, cubes: Sequence[UUID]) -> Statement[ForgetReport]:
+    """Remove cubes with all their versions and the content of the messages they came from.
+
+    Where the report names fewer cubes than were asked for, nothing was removed.
+    """
+    return Statement(sql=_FORGET, parameters=scope.parameters(ids=list(cubes)), read=_forget_report)
+
+
+def _forget_report(rows: Sequence[Row]) -> ForgetReport:
+    (row,) = rows
+    return ForgetReport(
+        cubes=tuple(row["found"]),
+        versions=row["versions"],
+        message_ids=tuple(row["message_ids"]),
+    )

@@ -1,0 +1,74 @@
+"""The columns of a cube, and how a row of them is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, LiteralString, cast
+
+from memos_core.cube import Governance, Kind, MemCube, Provenance, State
+from memos_core.namespace import Namespace
+from memos_core.store.statement import Row
+
+COLUMNS: LiteralString = """
+    tenant, id, namespace, kind, state, version, text, semantic_type, tags, metadata, provenance,
+    message_ids, owner, priority, sensitivity, valid_from, valid_to, created_at, recorded_at,
+    expires_at
+"""
+# What search reads beside them.
+SEARCHED: LiteralString = "word_count, words, embedding"
+
+
+def provenance_json(provenance: Provenance) -> dict[str, object]:
+    """Return what is known of a provenance as JSON values; its messages have their own column."""
+    known = {
+        name: value
+        for name, value in asdict(provenance).items()
+        if value is not None and name != "message_ids"
+    }
+    if provenance.said_at is not None:
+        known["said_at"] = provenance.said_at.isoformat()
+    return known
+
+
+def cube_from(row: Row) -> MemCube:
+    """Read one row of ``COLUMNS``."""
+    origin = dict(cast("dict[str, Any]", row["provenance"]))
+    said_at = origin.pop("said_at", None)
+    return MemCube(
+        id=row["id"],
+        namespace=Namespace(*row["namespace"]),
+        kind=Kind(row["kind"]),
+        state=State(row["state"]),
+        version=row["version"],
+        text=row["text"],
+        semantic_type=row["semantic_type"],
+        tags=tuple(row["tags"]),
+        metadata=row["metadata"],
+        provenance=Provenance(
+            message_ids=tuple(row["message_ids"]),
+            said_at=datetime.fromisoformat(said_at) if said_at else None,
+            **origin,
+        ),
+        governance=Governance(
+            owner=row["owner"],
+            expires_at=row["expires_at"],
+            priority=row["priority"],
+            sensitivity=tuple(row["sensitivity"]),
+        ),
+        created_at=row["created_at"],
+        updated_at=row["recorded_at"],
+        valid_from=row["valid_from"],
+        valid_to=row["valid_to"],
+    )
+
+
+def cubes_from(rows: Sequence[Row]) -> list[MemCube]:
+    """Read rows of ``COLUMNS``."""
+    return [cube_from(row) for row in rows]
+
+
+def first_cube(rows: Sequence[Row]) -> MemCube | None:
+    """Read the only row of ``COLUMNS``, or None where there is none."""
+    return cube_from(rows[0]) if rows else None

@@ -1,0 +1,94 @@
+"""Statements about the audit log, and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import LiteralString
+from uuid import UUID
+
+from memos_core.hit import Event, Stats
+from memos_core.namespace import Namespace
+from memos_core.store.statement import Row, Statement
+from memos_core.store.statements.scope import INSIDE, Scope
+
+_EVENTS: LiteralString = (
+    """
+    SELECT id, at, kind, namespace, caller, cube_ids, details FROM memos.event
+    WHERE (%(kind)s::text IS NULL OR kind = %(kind)s::text)
+        AND (%(cube)s::uuid IS NULL OR cube_ids @> ARRAY[%(cube)s::uuid])
+        AND (%(user)s::text IS NULL OR caller ->> 'user' = %(user)s::text)
+        AND (%(since)s::timestamptz IS NULL OR at >= %(since)s::timestamptz)
+        AND (%(until)s::timestamptz IS NULL OR at < %(until)s::timestamptz) AND """
+    + INSIDE
+    + " ORDER BY at DESC, id DESC LIMIT %(limit)s OFFSET %(offset)s"
+)
+
+
+def events(
+    scope: Scope,
+    *,
+    kind: str | None,
+    cube: UUID | None,
+    user: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    offset: int,
+) -> Statement[list[Event]]:
+    """Read the log, the latest first."""
+    return Statement(
+        sql=_EVENTS,
+        parameters=scope.parameters(
+            kind=kind, cube=cube, user=user, since=since, until=until, limit=limit, offset=offset
+        ),
+        read=_events,
+    )
+
+
+def _events(rows: Sequence[Row]) -> list[Event]:
+    return [
+        Event(
+            id=row["id"],
+            at=row["at"],
+            kind=row["kind"],
+            namespace=Namespace(*row["namespace"]),
+            user=row["caller"]["user"] if row["caller"] else None,
+            cube_ids=tuple(row["cube_ids"]),
+            details=row["details"],
+        )
+        for row in rows
+    ]
+
+
+_STATS: LiteralString = (
+    "SELECT (SELECT count(*) FROM memos.cube WHERE "
+    + INSIDE
+    + ") AS cubes, (SELECT count(*) FROM memos.cube_version WHERE "
+    + INSIDE
+    + ") AS superseded, (SELECT count(*) FROM memos.message WHERE forgotten_at IS NULL AND "
+    + INSIDE
+    + ") AS messages, (SELECT count(*) FROM memos.event WHERE "
+    + INSIDE
+    + """) AS events, pg_database_size(current_database()) AS bytes,
+    (SELECT value FROM memos.setting WHERE key = 'embedder') AS embedder"""
+)
+
+
+def stats(scope: Scope) -> Statement[Stats]:
+    """Count what a view holds."""
+    return Statement(sql=_STATS, parameters=scope.parameters(), read=_stats)
+
+
+def _stats(rows: Sequence[Row]) -> Stats:
+    (row,) = rows
+    embedder = row["embedder"] or {"name": None, "width": None}
+    return Stats(
+        cubes=row["cubes"],
+        versions=row["cubes"] + row["superseded"],
+        messages=row["messages"],
+        events=row["events"],
+        bytes=row["bytes"],
+        embedder=embedder["name"],
+        width=embedder["width"],
+    )

@@ -1,0 +1,69 @@
+"""Which texts can be stored, and the words that lexical search sees in them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from memos_core.errors import InvalidText
+
+# Scripts written without spaces between words. PostgreSQL's parser makes one token of a whole run
+# of them, so each run becomes its overlapping pairs of characters, as in Lucene's CJKAnalyzer.
+_UNSPACED = re.compile(
+    "["
+    "\u0e00-\u0eff"  # Thai, Lao
+    "\u1000-\u109f"  # Myanmar
+    "\u1100-\u11ff\uac00-\ud7af"  # Hangul: spaced, but particles stick to their words
+    "\u1780-\u17ff"  # Khmer
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"  # Hiragana, Katakana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
+    "]+"
+)
+
+
+def unstorable(text: str) -> str | None:
+    """Say why PostgreSQL could not store ``text``, or None where it could."""
+    if "\x00" in text:
+        return "holds a NUL byte, which no PostgreSQL text can: remove it"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"holds a lone surrogate at character {error.start}: decode the text properly"
+    return None
+
+
+def checked_text(text: object, *, limit: int, what: str = "text") -> str:
+    """Return ``text`` as it was given, once it is sure that it can be stored.
+
+    Raises:
+        InvalidText: not a string, blank, over ``limit`` characters, or with characters that
+            PostgreSQL refuses.
+    """
+    if not isinstance(text, str):
+        raise InvalidText(f"{what} is of type {type(text).__name__}, not a string")
+    if not text.strip():
+        raise InvalidText(f"{what} is empty: there is nothing to remember or to look for")
+    if len(text) > limit:
+        raise InvalidText(
+            f"{what} has {len(text):,} characters, over the limit of {limit:,}; split it"
+        )
+    if problem := unstorable(text):
+        raise InvalidText(f"{what} {problem}")
+    return text
+
+
+def searchable(text: str) -> str:
+    """Return ``text`` as lexical search should see it, for documents and questions alike.
+
+    Compatibility forms are unified (full-width letters, ligatures), letters are lower case, and
+    runs of scripts without spaces become overlapping pairs of characters: "東京都" is seen as
+    "東京 京都".
+    """
+    plain = unicodedata.normalize("NFKC", text).lower()
+    return _UNSPACED.sub(lambda run: f" {' '.join(_pairs(run.group()))} ", plain)
+
+
+def _pairs(run: str) -> list[str]:
+    if len(run) == 1:
+        return [run]
+    return [run[start : start + 2] for start in range(len(run) - 1)]

@@ -1,0 +1,456 @@
+"""Views: every verb of a memory, bound to a namespace and a caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Literal, NoReturn, TypedDict, Unpack, overload
+from uuid import UUID
+
+from memos_core import reader
+from memos_core.checks import (
+    checked_count,
+    checked_id,
+    checked_ids,
+    checked_key,
+    checked_kind,
+    checked_label,
+    checked_metadata,
+    checked_period,
+    checked_priority,
+    checked_tags,
+    checked_time,
+    checked_ttl,
+)
+from memos_core.cube import Kind, MemCube, Provenance
+from memos_core.engine import Engine
+from memos_core.errors import CubeNotFound, InvalidInput, VersionConflict
+from memos_core.filters import compiled
+from memos_core.governance import Caller
+from memos_core.hit import Event, ForgetReport, Hit, Stats
+from memos_core.message import Message
+from memos_core.namespace import Namespace
+from memos_core.store.statements import changes, cubes, events, search
+from memos_core.store.statements import messages as _messages
+from memos_core.store.statements.scope import Scope
+from memos_core.text import checked_text, searchable
+
+
+class HeaderOptions(TypedDict, total=False):
+    """What ``View.add`` can be told of the cubes it makes."""
+
+    tags: Iterable[str]
+    metadata: Mapping[str, object] | None
+    semantic_type: str
+    source: str | None
+    valid_from: datetime | str | None
+    valid_to: datetime | str | None
+    ttl: float | timedelta | None
+    priority: int
+    sensitivity: Iterable[str]
+
+
+class View:
+    """Every verb, bound to a namespace and a caller.
+
+    A view writes to its namespace and reads from it and all below it. Each verb is one
+    transaction: it happens whole or not at all.
+    """
+
+    def __init__(self, engine: Engine, namespace: Namespace, caller: Caller | None = None) -> None:
+        self.namespace = namespace
+        self.caller = caller
+        self._engine = engine
+        self._scope = Scope(namespace=namespace, caller=caller)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.namespace))})"
+
+    @overload
+    def add(
+        self, text: str, *, id: UUID | str | None = None, **header: Unpack[HeaderOptions]
+    ) -> MemCube: ...
+    @overload
+    def add(
+        self,
+        text: list[str] | tuple[str, ...],
+        *,
+        id: Sequence[UUID | str] | None = None,
+        **header: Unpack[HeaderOptions],
+    ) -> list[MemCube]: ...
+    def add(
+        self,
+        text: str | list[str] | tuple[str, ...],
+        *,
+        id: UUID | str | Sequence[UUID | str] | None = None,
+        tags: Iterable[str] = (),
+        metadata: Mapping[str, object] | None = None,
+        semantic_type: str = "fact",
+        source: str | None = None,
+        valid_from: datetime | str | None = None,
+        valid_to: datetime | str | None = None,
+        ttl: float | timedelta | None = None,
+        priority: int = 0,
+        sensitivity: Iterable[str] = (),
+    ) -> MemCube | list[MemCube]:
+        """Remember a text, or many in one transaction; the header goes to each of them.
+
+        ``valid_from`` and ``valid_to`` bound when it is true in the world; after ``ttl`` seconds
+        (or a timedelta) it is gone from every answer.
+
+        Raises:
+            InvalidText: empty, over ``Settings.max_text`` characters, or not storable.
+            InvalidInput: a value of the header cannot be stored.
+            CubeExists: an id is taken. Nothing was stored.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        ids = checked_ids(id, len(texts), single=isinstance(text, str))
+        user = self.caller.user if self.caller else None
+        provenance = Provenance(source=checked_label(source, what="source"), created_by=user)
+        start, end = checked_period(valid_from, valid_to)
+        header = cubes.Header(
+            semantic_type=checked_key(semantic_type, what="semantic_type"),
+            tags=checked_tags(tags),
+            metadata=checked_metadata(metadata),
+            owner=user,
+            priority=checked_priority(priority),
+            sensitivity=checked_tags(sensitivity, what="sensitivity label"),
+            valid_from=start,
+            valid_to=end,
+            ttl=checked_ttl(ttl),
+        )
+        drafts = [
+            cubes.Draft(
+                id=cube,
+                text=one,
+                lexical=reader.lexical_text(one, provenance),
+                provenance=provenance,
+                header=header,
+            )
+            for cube, one in zip(ids, map(self._text, texts), strict=True)
+        ]
+        added = self._store(drafts)
+        return added[0] if isinstance(text, str) else added
+
+    def ingest(
+        self, messages: Iterable[Mapping[str, Any]], *, session: str | None = None
+    ) -> list[MemCube]:
+        """Remember a conversation; return the cubes that were made of it now.
+
+        Messages are ``{"id", "role", "content", "name", "created_at", "session", "metadata"}``, of
+        which role and content are needed. They are stored first, in a transaction of their own, so
+        that nothing said is lost if reading them fails; the next ``ingest`` in this namespace then
+        reads them. A message whose id is known is not stored again, so sending a conversation
+        twice is safe, and a forgotten one does not come back.
+
+        Without a language model each turn of a user or an assistant becomes a cube, word for word.
+
+        Raises:
+            InvalidInput, InvalidText: a message cannot be stored; none was.
+        """
+        settings = self._engine.settings
+        said = reader.messages_from(messages, session=session, settings=settings)
+        if not said:
+            return []
+        unread = self._engine.run(
+            _messages.log(self._scope, [(one, reader.is_readable(one)) for one in said])
+        )
+        user = self.caller.user if self.caller else None
+        drafts = list(reader.drafts_from(unread, created_by=user, settings=settings))
+        return self._store(drafts, read_messages=[message.id for message in unread])
+
+    def get(self, id: UUID | str, *, as_of: datetime | str | None = None) -> MemCube:
+        """Return a cube as it stands, or stood at ``as_of``, with its usage.
+
+        Raises:
+            CubeNotFound: there is, or was then, no such cube in this view.
+        """
+        cube = checked_id(id)
+        found = self._engine.run(
+            cubes.get(
+                self._scope,
+                cube,
+                as_of=checked_time(as_of, what="as_of"),
+                log=self._engine.settings.read_events,
+            )
+        )
+        return found or self._missing([cube])
+
+    def search(
+        self,
+        query: str,
+        *,
+        k: int = 10,
+        offset: int = 0,
+        filter: Mapping[Any, object] | None = None,
+        tags: Iterable[str] | None = None,
+        kinds: Iterable[Kind | str] | None = None,
+        semantic_type: str | None = None,
+        as_of: datetime | str | None = None,
+        valid_at: datetime | str | None = None,
+        min_score: float | None = None,
+        context: int = 0,
+    ) -> list[Hit]:
+        """Find what answers a question: the best ``k`` cubes after ``offset``, in one round trip.
+
+        A hit's score is a weighted sum of cosine similarity and BM25. The lexical part knows
+        English word forms ("moved" finds "moving"), matches words of other spaced languages as
+        they are written, whatever their case, and sees scripts without spaces (Chinese, Japanese,
+        Thai …, and Korean) as overlapping pairs of characters.
+
+        ``filter`` compares metadata: ``{"year": {"$gte": 2020}, "address.city": "Oslo"}``, with
+        ``$eq $ne $gt $gte $lt $lte $in``; all must hold. Numbers compare as numbers, strings as
+        strings, and never with each other; ``$ne`` also holds where the key is absent. A tuple
+        names a path whose keys hold dots. ``tags`` must all be there.
+
+        ``as_of`` asks what was known at a moment. ``valid_at`` asks for what was true at a moment
+        (default: at ``as_of``, else now; "any" for whenever). ``context=n`` adds the turn a hit
+        came from with ``n`` neighbours on each side.
+
+        Raises:
+            InvalidText, InvalidFilter, InvalidInput: the question cannot be asked.
+        """
+        moment = None if valid_at == "any" else checked_time(valid_at, what="valid_at")
+        settings = self._engine.settings
+        question = self._text(query, what="query")
+        wanted = search.Query(
+            words=searchable(question),
+            k=checked_count(k, what="k"),
+            offset=checked_count(offset, what="offset", most=10**9),
+            conditions=compiled(filter),
+            tags=checked_tags(tags or ()),
+            kinds=None if kinds is None else tuple(checked_kind(kind) for kind in kinds),
+            semantic_type=checked_label(semantic_type, what="semantic_type"),
+            as_of=checked_time(as_of, what="as_of"),
+            valid_at=moment,
+            any_time=valid_at == "any",
+            min_score=min_score,
+            context=checked_count(context, what="context", most=100),
+            dense_weight=settings.dense_weight,
+            lexical_weight=settings.lexical_weight,
+            log=settings.read_events,
+        )
+        engine = self._engine
+        vector = engine.question(question)
+        return engine.run(search.search(self._scope, wanted, vector, model=engine.model))
+
+    def update(
+        self,
+        id: UUID | str,
+        text: str | None = None,
+        *,
+        mode: Literal["overwrite", "append"] = "overwrite",
+        expected_version: int | None = None,
+        tags: Iterable[str] | None = None,
+        metadata: Mapping[str, object] | None = None,
+        semantic_type: str | None = None,
+        valid_from: datetime | str | None = None,
+        valid_to: datetime | str | None = None,
+        ttl: float | timedelta | None = None,
+        priority: int | None = None,
+    ) -> MemCube:
+        """Store a new version of a cube; what is not given stays as it was.
+
+        ``append`` adds the text as a new line. With ``expected_version`` the update is refused
+        where somebody changed the cube since; without it, it applies to whatever stands now.
+
+        Raises:
+            CubeNotFound: no such cube in this view.
+            VersionConflict: the cube is not at ``expected_version``. Nothing was stored.
+        """
+        if mode not in ("overwrite", "append"):
+            raise InvalidInput(f"mode is 'overwrite' or 'append', not {mode!r}")
+        start, end = checked_period(valid_from, valid_to)
+        header = changes.Change(
+            text=None if text is None else self._text(text),
+            tags=None if tags is None else checked_tags(tags),
+            metadata=None if metadata is None else checked_metadata(metadata),
+            semantic_type=checked_label(semantic_type, what="semantic_type"),
+            valid_from=start,
+            valid_to=end,
+            ttl=checked_ttl(ttl),
+            priority=None if priority is None else checked_priority(priority),
+        )
+        if header == changes.Change():
+            raise InvalidInput("nothing to update: give a text or a part of the header")
+
+        def attempt(current: MemCube) -> MemCube | None:
+            return self._update(current, header, mode)
+
+        return self._changed(checked_id(id), expected_version, attempt)
+
+    def restore(
+        self, id: UUID | str, *, version: int, expected_version: int | None = None
+    ) -> MemCube:
+        """Store a new version that says what ``version`` said: text, header, and search result.
+
+        Restoring the current version changes nothing and returns it.
+
+        Raises:
+            CubeNotFound: no such cube, or no such version of it.
+            VersionConflict: the cube is not at ``expected_version``. Nothing was stored.
+        """
+        checked_count(version, what="version", least=1, most=2**31 - 1)
+
+        def attempt(current: MemCube) -> MemCube | None:
+            if current.version == version:
+                return current
+            if version > current.version:
+                raise CubeNotFound(
+                    f"cube {current.id} has no version {version}: the last is {current.version}"
+                )
+            return self._engine.run(
+                changes.restore(self._scope, current.id, version=version, expected=current.version)
+            )
+
+        return self._changed(checked_id(id), expected_version, attempt)
+
+    def history(self, id: UUID | str) -> list[MemCube]:
+        """Return every version of a cube, the oldest first.
+
+        Raises:
+            CubeNotFound: no such cube in this view.
+        """
+        cube = checked_id(id)
+        return self._engine.run(cubes.history(self._scope, cube)) or self._missing([cube])
+
+    def forget(self, ids: UUID | str | Iterable[UUID | str]) -> ForgetReport:
+        """Erase cubes: every version, every vector, and the content of the turns they came from.
+
+        What stays is the event log, which holds ids only, and the ids of the erased messages, so
+        that they are not taken for new ones.
+
+        Raises:
+            CubeNotFound: one of them is not in this view. Nothing was erased.
+        """
+        many = [ids] if isinstance(ids, (str, UUID)) else ids
+        wanted = list(dict.fromkeys(checked_id(one) for one in many))
+        # Locked first: the erasing statement must see what a change under way has just written.
+        report = self._engine.run(
+            changes.lock(self._scope, wanted), changes.forget(self._scope, wanted)
+        )
+        if missing := [cube for cube in wanted if cube not in report.cubes]:
+            self._missing(missing)
+        return report
+
+    def messages(
+        self, *, session: str | None = None, limit: int | None = None, retired: bool = False
+    ) -> list[Message]:
+        """Return the message log, or its latest ``limit`` messages, in the order they were said.
+
+        Forgotten messages are left out, and retired ones too unless asked for.
+        """
+        most = None if limit is None else checked_count(limit, what="limit")
+        return self._engine.run(
+            _messages.messages(self._scope, session=session, limit=most, retired=retired)
+        )
+
+    def retire(self, session: str) -> int:
+        """End a session's history; return how many messages left it.
+
+        The messages stay in the log as sources, and the cubes made of them stand.
+        """
+        return self._engine.run(_messages.retire(self._scope, checked_key(session, what="session")))
+
+    def events(
+        self,
+        *,
+        kind: str | None = None,
+        cube: UUID | str | None = None,
+        caller: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[Event]:
+        """Return the audit log of this view, the latest first.
+
+        ``caller`` is a user's name. Changes are written in the transaction they describe; a read
+        of the last fraction of a second may be missing after a crash of the server.
+        """
+        return self._engine.run(
+            events.events(
+                self._scope,
+                kind=checked_label(kind, what="kind"),
+                cube=None if cube is None else checked_id(cube),
+                user=checked_label(caller, what="caller"),
+                since=checked_time(since, what="since"),
+                until=checked_time(until, what="until"),
+                limit=checked_count(limit, what="limit"),
+                offset=checked_count(offset, what="offset", most=10**9),
+            )
+        )
+
+    def stats(self) -> Stats:
+        """Count what this view holds."""
+        return self._engine.run(events.stats(self._scope))
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        """The threads on which async faces run this view's verbs."""
+        return self._engine.threads
+
+    def awaited(self):
+        from memos_core.aio import AsyncView
+
+        return AsyncView(self)
+
+    # --- shared by the verbs ---------------------------------------------------------------------
+
+    def _text(self, text: object, *, what: str = "text") -> str:
+        return checked_text(text, limit=self._engine.settings.max_text, what=what)
+
+    def _store(
+        self, drafts: Sequence[cubes.Draft], *, read_messages: Sequence[str] | None = None
+    ) -> list[MemCube]:
+        if not drafts:
+            return []
+        engine = self._engine
+        vectors = engine.documents([draft.text for draft in drafts])
+        return engine.run(
+            cubes.add(self._scope, drafts, vectors, model=engine.model, read_messages=read_messages)
+        )
+
+    def _update(
+        self, current: MemCube, header: changes.Change, mode: Literal["overwrite", "append"]
+    ) -> MemCube | None:
+        change, vector, engine = header, None, self._engine
+        if header.text is not None:
+            joined = f"{current.text}\n{header.text}" if mode == "append" else header.text
+            text = self._text(joined)
+            lexical = reader.lexical_text(text, current.provenance)
+            change = replace(header, text=text, lexical=lexical)
+            vector = engine.documents([text])
+        return engine.run(
+            changes.update(
+                self._scope,
+                current.id,
+                change,
+                vector,
+                expected=current.version,
+                model=engine.model,
+                mode=mode,
+            )
+        )
+
+    def _changed(
+        self, cube: UUID, expected: int | None, attempt: Callable[[MemCube], MemCube | None]
+    ) -> MemCube:
+        """Compare and swap: an attempt that finds the cube moved on is made again."""
+        while True:
+            current = self._engine.run(cubes.current(self._scope, cube)) or self._missing([cube])
+            if expected is not None and current.version != expected:
+                raise VersionConflict(
+                    f"cube {cube} is at version {current.version}, not {expected}: "
+                    "get it again and decide anew"
+                )
+            if changed := attempt(current):
+                return changed
+
+    def _missing(self, cubes: Sequence[UUID]) -> NoReturn:
+        raise CubeNotFound(
+            f"no cube {', '.join(map(str, cubes))} in {'/'.join(self.namespace)}: "
+            "it was never here, is forgotten or expired, or belongs to another namespace"
+        )

@@ -1,0 +1,1 @@
+"""MemOS for LangChain and LangGraph."""
