@@ -1,0 +1,5 @@
+"""The command ``memos``."""
+
+from memos_core.cli.commands import main
+
+__all__ = ["main"]

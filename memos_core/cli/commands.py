@@ -1,0 +1,315 @@
+"""The commands of ``memos``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from memos_core.cli import files, show
+from memos_core.cli.plain import as_json, plain
+from memos_core.errors import InvalidInput, MemOSError
+from memos_core.memos import MemOS
+from memos_core.view import View
+
+INGEST_BATCH = 128  # messages a transaction: a second or so with the default model
+
+app = typer.Typer(
+    name="memos",
+    help="Memory for language-model applications: remember, find, update and forget.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+server = typer.Typer(help="The private PostgreSQL server.", no_args_is_help=True)
+app.add_typer(server, name="serve-postgres")
+
+output = Console()
+progress_output = Console(stderr=True)  # so that --json can be piped
+
+Database = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        "-d",
+        envvar="MEMOS_DATABASE",
+        help="A postgresql:// URL, or the folder of a private server. [default: your own folder]",
+    ),
+]
+At = Annotated[
+    list[str] | None,
+    typer.Option("--at", "-a", help="A label of the namespace; repeat it for a path."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Id = Annotated[str, typer.Argument(help="The id of a cube.")]
+AsOf = Annotated[
+    datetime | None, typer.Option(help="What was known at this time (this machine's zone).")
+]
+
+
+def main() -> None:
+    """Run the command line; errors of ours are printed in a line and exit with 1."""
+    try:
+        app()
+    except MemOSError as error:
+        _fail(error)
+
+
+def _fail(error: MemOSError) -> NoReturn:
+    name = type(error).__name__
+    if "--json" in sys.argv:
+        print(json.dumps({"error": name, "message": str(error)}), file=sys.stderr)  # noqa: T201
+    else:
+        progress_output.print(f"[bold red]{name}[/]: ", end="")
+        progress_output.print(str(error), markup=False, highlight=False)
+    raise SystemExit(1)
+
+
+@contextmanager
+def _view(database: str | None, at: list[str] | None, doing: str) -> Iterator[View]:
+    """Open the memory; loading the model or starting the server can take seconds, so say so."""
+    with progress_output.status(doing), MemOS.open(database) as memos:
+        yield memos.at(*at) if at else memos
+
+
+def _print(value: object, shown: RenderableType, *, raw: bool) -> None:
+    if raw:
+        output.out(as_json(value), highlight=False)
+    else:
+        output.print(shown)
+
+
+@app.command()
+def add(
+    texts: Annotated[list[str], typer.Argument(help="What to remember; one cube each.")],
+    tag: Annotated[list[str] | None, typer.Option(help="A tag; repeatable.")] = None,
+    metadata: Annotated[str, typer.Option(help="A JSON object.")] = "{}",
+    source: Annotated[str | None, typer.Option(help="Where it comes from.")] = None,
+    ttl: Annotated[float | None, typer.Option(help="Seconds after which it is gone.")] = None,
+    database: Database = None,
+    at: At = None,
+    raw: AsJson = False,
+) -> None:
+    """Remember one or more texts."""
+    try:
+        extra = json.loads(metadata)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"--metadata is no JSON: {error}") from error
+    with _view(database, at, "remembering") as view:
+        cubes = view.add(texts, tags=tag or (), metadata=extra, source=source, ttl=ttl)
+    for cube in [] if raw else cubes:
+        output.print(show.cube(cube))
+    if raw:
+        output.out(as_json(cubes), highlight=False)
+
+
+@app.command()
+def ingest(
+    file: Annotated[Path, typer.Argument(help="Chat messages in JSON or JSON Lines; - for stdin.")],
+    session: Annotated[
+        str | None, typer.Option(help="Their session, where they name none.")
+    ] = None,
+    database: Database = None,
+    at: At = None,
+    raw: AsJson = False,
+) -> None:
+    """Remember a conversation; messages that are known already are skipped."""
+    messages = files.conversation(file)
+    made = 0
+    with _progress() as progress, MemOS.open(database) as memos:
+        view = memos.at(*at) if at else memos
+        task = progress.add_task("ingesting", total=len(messages))
+        for start in range(0, len(messages), INGEST_BATCH):
+            batch = messages[start : start + INGEST_BATCH]
+            made += len(view.ingest(batch, session=session))
+            progress.advance(task, len(batch))
+    answer = {"messages": len(messages), "cubes": made}
+    _print(answer, f"{len(messages)} messages read, {made} new cubes", raw=raw)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="A question, in any language.")],
+    k: Annotated[int, typer.Option("-k", help="How many hits.")] = 5,
+    offset: Annotated[int, typer.Option(help="How many to skip.")] = 0,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag they must have.")] = None,
+    where: Annotated[
+        str, typer.Option("--filter", help='A JSON object: {"year": {"$gte": 2020}}.')
+    ] = "{}",
+    min_score: Annotated[float | None, typer.Option(help="The least score.")] = None,
+    context: Annotated[int, typer.Option(help="Neighbouring turns to show.")] = 0,
+    as_of: AsOf = None,
+    valid_at: Annotated[str | None, typer.Option(help='What was true then, or "any".')] = None,
+    database: Database = None,
+    at: At = None,
+    raw: AsJson = False,
+) -> None:
+    """Find what answers a question."""
+    try:
+        conditions = json.loads(where)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"--filter is no JSON: {error}") from error
+    with _view(database, at, "searching") as view:
+        found = view.search(
+            query,
+            k=k,
+            offset=offset,
+            tags=tag,
+            filter=conditions,
+            min_score=min_score,
+            context=context,
+            as_of=as_of,
+            valid_at=valid_at,
+        )
+    _print(found, show.hits(found), raw=raw)
+
+
+@app.command()
+def get(
+    id: Id, as_of: AsOf = None, database: Database = None, at: At = None, raw: AsJson = False
+) -> None:
+    """Show a cube with its header."""
+    with _view(database, at, "reading") as view:
+        cube = view.get(id, as_of=as_of)
+    _print(cube, show.cube(cube), raw=raw)
+
+
+@app.command()
+def history(id: Id, database: Database = None, at: At = None, raw: AsJson = False) -> None:
+    """Show every version of a cube."""
+    with _view(database, at, "reading") as view:
+        versions = view.history(id)
+    _print(versions, show.history(versions), raw=raw)
+
+
+@app.command()
+def forget(
+    ids: Annotated[list[str], typer.Argument(help="The ids of cubes.")],
+    database: Database = None,
+    at: At = None,
+    raw: AsJson = False,
+) -> None:
+    """Erase cubes, all their versions, and what was said in the turns they came from."""
+    with _view(database, at, "forgetting") as view:
+        report = view.forget(ids)
+    _print(report, show.forgotten(report), raw=raw)
+
+
+@app.command()
+def events(
+    kind: Annotated[str | None, typer.Option(help="added, searched, forgot …")] = None,
+    cube: Annotated[str | None, typer.Option(help="Only about this cube.")] = None,
+    caller: Annotated[str | None, typer.Option(help="Only by this user.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Not before.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Before.")] = None,
+    limit: Annotated[int, typer.Option(help="How many.")] = 20,
+    offset: Annotated[int, typer.Option(help="How many to skip.")] = 0,
+    database: Database = None,
+    at: At = None,
+    raw: AsJson = False,
+) -> None:
+    """Show the audit log, the latest first."""
+    with _view(database, at, "reading") as view:
+        log = view.events(
+            kind=kind,
+            cube=cube,
+            caller=caller,
+            since=since,
+            until=until,
+            limit=limit,
+            offset=offset,
+        )
+    _print(log, show.events(log), raw=raw)
+
+
+@app.command()
+def stats(database: Database = None, at: At = None, raw: AsJson = False) -> None:
+    """Count what a namespace holds."""
+    with _view(database, at, "counting") as view:
+        counted = view.stats()
+    _print(counted, show.stats(counted), raw=raw)
+
+
+@app.command()
+def reembed(
+    model: Annotated[
+        str | None, typer.Option(help="A sentence-transformers model. [default: all-MiniLM-L6-v2]")
+    ] = None,
+    query_prefix: Annotated[str, typer.Option(help="Put before questions.")] = "",
+    document_prefix: Annotated[str, typer.Option(help="Put before memories.")] = "",
+    database: Database = None,
+    raw: AsJson = False,
+) -> None:
+    """Replace every vector by another model's; an interrupted run goes on where it stopped."""
+    with _progress() as progress:
+        task = progress.add_task("loading the model", total=None)
+        from memos_core.model.embedder import (  # noqa: PLC0415 torch is slow to load
+            DEFAULT_MODEL,
+            SentenceTransformerEmbedder,
+        )
+
+        embedder = SentenceTransformerEmbedder(
+            model or DEFAULT_MODEL, query_prefix=query_prefix, document_prefix=document_prefix
+        )
+
+        def report(done: int, everything: int) -> None:
+            progress.update(task, description="embedding", completed=done, total=everything)
+
+        count = MemOS.reembed(database, embedder=embedder, report=report)
+    answer = {"embedder": embedder.name, "versions": count}
+    _print(answer, f"{count} versions embedded anew by {embedder.name}", raw=raw)
+
+
+@app.command()
+def demo(raw: AsJson = False) -> None:
+    """Watch a conversation being remembered, found, updated and forgotten."""
+    from memos_core.demo import run  # noqa: PLC0415 it loads both frameworks
+
+    failures = run(progress_output if raw else output)
+    if raw:
+        output.out(as_json({"failures": failures}), highlight=False)
+    raise typer.Exit(1 if failures else 0)
+
+
+Folder = Annotated[
+    Path | None, typer.Option("--folder", help="Its data folder. [default: your own]")
+]
+
+
+@server.command()
+def status(folder: Folder = None, raw: AsJson = False) -> None:
+    """Tell whether the server runs."""
+    from memos_core.store import embedded  # noqa: PLC0415 an extra
+
+    found = embedded.status(folder or embedded.default_folder())
+    words = f"runs (pid {found.pid})" if found.running else "does not run"
+    _print(found, f"the server in {found.folder} {words}", raw=raw)
+
+
+@server.command()
+def stop(folder: Folder = None, raw: AsJson = False) -> None:
+    """Stop the server for everybody who uses it."""
+    from memos_core.store import embedded  # noqa: PLC0415 an extra
+
+    where = folder or embedded.default_folder()
+    stopped = embedded.stop(where)
+    words = "stopped" if stopped else "was not running"
+    _print({"folder": plain(where), "stopped": stopped}, f"the server in {where} {words}", raw=raw)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=progress_output,
+        transient=True,
+    )

@@ -1,0 +1,170 @@
+"""The detached processes around a private PostgreSQL: the server, and who stops it.
+
+Run as a script, by its path and without site-packages, so that a watcher costs little memory and
+nothing of the program that started it: this file imports the standard library only.
+
+A watcher sleeps in the kernel until no process holds ``users.lock`` any more, however the last
+one ended, then stops the server and ends itself. ``server.lock`` is inherited by every process of
+the server, so it is free exactly when none of them is left; a process id proves nothing of that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+if sys.platform != "win32":
+    import fcntl
+
+USERS = "users.lock"  # shared: every holder, for life; exclusive: while the server is stopped
+START = "start.lock"  # exclusive: who makes or starts the server, one at a time
+SERVER = "server.lock"  # exclusive: inherited by every process of the server
+WATCHER = "watcher.lock"  # exclusive: inherited by the one watcher
+
+DATA = "data"
+PATIENCE = 120.0  # seconds a fast shutdown may take to write its checkpoint before it is cut short
+POLL = 0.02
+
+
+def try_lock(path: Path, *, shared: bool = False) -> int | None:
+    """Return a descriptor that holds the lock of ``path`` until it is closed, or None."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def socket_of(folder: Path) -> tuple[str, int] | None:
+    """Return the socket's folder and the port that the server last wrote down."""
+    try:
+        lines = (folder / DATA / "postmaster.pid").read_text("utf-8").splitlines()
+        return lines[4], int(lines[3])
+    except (FileNotFoundError, IndexError, ValueError):
+        return None
+
+
+def listener(folder: Path) -> int | None:
+    """Return the id of the live process that listens on the server's socket."""
+    place = socket_of(folder)
+    if place is None:
+        return None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(1.0)
+        try:
+            client.connect(f"{place[0]}/.s.PGSQL.{place[1]}")
+        except OSError:
+            return None
+        return _peer(client) or None
+
+
+def stop_server(folder: Path) -> bool:
+    """Stop the server and wait until its last process is gone; False if none was running."""
+    sent: set[signal.Signals] = set()
+    late = time.monotonic() + PATIENCE
+    while (lock := try_lock(folder / SERVER)) is None:
+        # SIGINT is a fast shutdown: sessions end, a checkpoint is written. SIGQUIT leaves the
+        # next start a recovery, which loses nothing committed.
+        wanted = signal.SIGINT if time.monotonic() < late else signal.SIGQUIT
+        if wanted not in sent and (server := listener(folder)) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server, wanted)
+            sent.add(wanted)
+        time.sleep(POLL)
+    os.close(lock)
+    return bool(sent)
+
+
+def ensure_watcher(folder: Path) -> None:
+    """Start the watcher of a folder, unless it has one."""
+    lock = try_lock(folder / WATCHER)
+    if lock is None:
+        return
+    try:
+        detach(["watch", str(folder), str(lock)], inherited=lock)
+    finally:
+        os.close(lock)
+
+
+def detach(
+    arguments: Sequence[str],
+    *,
+    inherited: int,
+    log: IO[bytes] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run this file as a process of its own that keeps the ``inherited`` descriptor.
+
+    It outlives the caller, is no child of it (so leaves no zombie), has no terminal, and keeps
+    none of its files open, so whoever reads the caller's output sees its end.
+    """
+    subprocess.run(
+        [sys.executable, "-I", "-S", __file__, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=log or subprocess.DEVNULL,
+        stderr=log or subprocess.DEVNULL,
+        env=dict(environment or {}),
+        cwd="/",
+        pass_fds=(inherited,),
+        check=True,
+    )
+
+
+def watch(folder: Path, lock: int) -> None:
+    """Wait until nobody holds the folder's server, then stop it."""
+    users = os.open(folder / USERS, os.O_RDWR)
+    fcntl.flock(users, fcntl.LOCK_EX)
+    # The folder may have been deleted, and another made in its place: that one is not ours.
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(users), os.stat(folder / USERS)):
+            stop_server(folder)
+    # In this order: who holds the server next must see that it has no watcher.
+    os.close(lock)
+    os.close(users)
+
+
+def run(user: int, group: int, program: Sequence[str]) -> None:
+    """Become ``program``, as this user and group where we are root."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(group)
+        os.setuid(user)
+    os.execv(program[0], program)  # noqa: S606 no shell is the point
+
+
+def _peer(client: socket.socket) -> int:
+    if sys.platform == "darwin":
+        return struct.unpack("i", client.getsockopt(0, 2, 4))[0]  # SOL_LOCAL, LOCAL_PEERPID
+    return struct.unpack("iII", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Detach from whoever started this script, and do what it was started for."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    match arguments:
+        case ["watch", folder, lock]:
+            watch(Path(folder), int(lock))
+        case ["run", user, group, *program]:
+            run(int(user), int(group), program)
+        case _:
+            raise SystemExit(f"unknown arguments: {arguments}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
