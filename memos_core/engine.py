@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from memos_core.store.postgres import Store
 
 T = TypeVar("T")
+_log = logging.getLogger("memos_core")
 REEMBED_BATCH = 256
 
 
@@ -151,6 +153,8 @@ def _address(where: str | Path | None, settings: Settings) -> tuple[str, Callabl
     )
 
     server = EmbeddedServer.acquire(
-        Path(where) if where else default_folder(), startup_timeout=settings.startup_timeout
+        Path(where) if where else default_folder(),
+        startup_timeout=settings.startup_timeout,
+        report=_log.warning,  # shown without any set-up: a recovery may take minutes
     )
     return server.dsn, server.release

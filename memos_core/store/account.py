@@ -93,14 +93,18 @@ def make_folder(folder: Path, account: Account) -> None:
             f"cannot enter {closed}: name a folder outside it (the default for root is "
             f"{ROOTS_PLACE / 'postgres'}), or run as an ordinary user"
         )
-    for parent in reversed(folder.parents):
-        if not parent.exists():
-            parent.mkdir(exist_ok=True)
-            if account.switch:
-                parent.chmod(0o755)  # whatever the umask: the account must enter it
+    _make_parents(folder, switch=account.switch)
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != account.uid:
         account.own(folder)
+
+
+def _make_parents(folder: Path, *, switch: bool) -> None:
+    for parent in reversed(folder.parents):
+        if not parent.exists():
+            parent.mkdir(exist_ok=True)
+            if switch:
+                parent.chmod(0o755)  # whatever the umask: the account must enter it
 
 
 def binaries(account: Account) -> Path:
@@ -141,7 +145,7 @@ def _copy(install: Path) -> Path:
     target = ROOTS_PLACE / f"postgresql-{MAJOR}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if target.exists():
         return target
-    ROOTS_PLACE.mkdir(parents=True, exist_ok=True)
+    _make_parents(target, switch=True)
     making = Path(tempfile.mkdtemp(prefix=".making-", dir=ROOTS_PLACE))
     try:
         for part in _USED:
@@ -181,7 +185,9 @@ def _service() -> pwd.struct_passwd:
         except KeyError:
             command = ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", SERVICE]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(  # noqa: S603 no input in it
+                command, capture_output=True, text=True, check=False
+            )
             said = done.stderr.strip()
         except FileNotFoundError:
             break

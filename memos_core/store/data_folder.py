@@ -114,13 +114,12 @@ def make_data(folder: DataFolder, lock: int) -> None:
     if making.exists():
         shutil.rmtree(making)  # its maker was killed; the lock says that it has ended
     _write_password(folder)
-    said = ""
     for locale in _LOCALES:
         said = _initdb(folder, making, locale, lock)
-        if not said:
-            break
         if "invalid locale name" not in said:
             break
+    else:
+        said = f"the system has none of the locales {', '.join(_LOCALES)}: install one"
     if said:
         raise ServerStartError(f"no PostgreSQL could be made in {folder.path}: {said}")
     making.rename(folder.data)
@@ -239,9 +238,7 @@ def _own_socket_folder(place: Path, account: Account) -> None:
 
 
 def _private(path: Path, account: Account, flags: int) -> int:
-    descriptor = os.open(
-        path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600
-    )
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     if os.fstat(descriptor).st_uid != account.uid:
         account.own(descriptor)
     return descriptor
@@ -260,7 +257,7 @@ def _write_password(folder: DataFolder) -> None:
 
 def _initdb(folder: DataFolder, making: Path, locale: str, lock: int) -> str:
     account = folder.account
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603 a list, no shell
         [
             str(binaries(account) / "initdb"),
             f"--pgdata={making}",
@@ -277,7 +274,7 @@ def _initdb(folder: DataFolder, making: Path, locale: str, lock: int) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
-        env=environment(),
+        env=watcher.environment(),
         cwd="/",
         pass_fds=(lock,),
         user=account.uid if account.switch else None,
@@ -285,12 +282,6 @@ def _initdb(folder: DataFolder, making: Path, locale: str, lock: int) -> str:
         extra_groups=() if account.switch else None,
     )
     return "" if done.returncode == 0 else done.stderr.decode(errors="replace").strip()
-
-
-def environment() -> dict[str, str]:
-    """Return what a server may know of our environment: no PG* variables, no secrets."""
-    kept = ("PATH", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-    return {name: os.environ[name] for name in kept if name in os.environ} | {"LC_ALL": "C"}
 
 
 def _sync(folder: Path) -> None:

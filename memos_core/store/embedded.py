@@ -29,7 +29,6 @@ from memos_core.store.data_folder import (
     ROLE,
     DataFolder,
     clear_remains,
-    environment,
     make_data,
     open_log,
     password,
@@ -163,8 +162,7 @@ def stop(folder: Path) -> bool:
 class _Answer:
     version: str
     has_database: bool
-    sockets: str
-    port: int
+    server: watcher.Postmaster
 
 
 class _Patience:
@@ -206,13 +204,13 @@ def _dsn(folder: DataFolder, patience: _Patience) -> str:
         try:
             answer = _started(folder, patience)
             if not answer.has_database:
-                with _connect(folder.path, answer.sockets, answer.port) as connection:
+                with _connect(folder.path, answer.server) as connection:
                     connection.execute(f"CREATE DATABASE {DATABASE}")
         finally:
             os.close(starting)
     return (
         f"postgresql://{ROLE}:{password(folder.path)}@/{DATABASE}"
-        f"?host={quote(answer.sockets, safe='')}&port={answer.port}"
+        f"?host={quote(answer.server.sockets, safe='')}&port={answer.server.port}"
     )
 
 
@@ -237,35 +235,33 @@ def _started(folder: DataFolder, patience: _Patience) -> _Answer:
 def _launch(folder: DataFolder, lock: int) -> int:
     """Start the server and return where its log begins."""
     sockets = socket_folder(folder)
-    known = environment()
     stale = clear_remains(folder, sockets)
+    extra: dict[str, str] = {}
     if stale is not None:
         # PostgreSQL gives up where the process that postmaster.pid names lives, whatever it is,
         # unless it is its grandparent. Its own check for a shared memory block still in use
         # remains: so the file is not simply removed.
-        known["PG_GRANDPARENT_PID"] = str(stale)
+        extra["PG_GRANDPARENT_PID"] = str(stale)
     program = [
         *(str(binaries(folder.account) / "postgres"), "-D", str(folder.data)),
         *server_settings(sockets, PORT),
     ]
     account = folder.account
-    with open(open_log(folder), "ab") as log:
+    with os.fdopen(open_log(folder), "ab") as log:
         start = os.fstat(log.fileno()).st_size
         watcher.detach(
             ["run", str(account.uid), str(account.gid), *program],
             inherited=lock,
             log=log,
-            environment=known,
+            extra=extra,
         )
     return start
 
 
-def _connect(
-    folder: Path, sockets: str, port: int
-) -> psycopg.Connection[tuple[object, ...]]:
+def _connect(folder: Path, server: watcher.Postmaster) -> psycopg.Connection[tuple[object, ...]]:
     return psycopg.connect(
-        host=sockets,
-        port=port,
+        host=server.sockets,
+        port=server.port,
         user=ROLE,
         password=password(folder),
         dbname="postgres",
@@ -276,11 +272,11 @@ def _connect(
 
 def _ask(folder: Path) -> _Answer | None:
     """Ask the server of a folder who it is; None if none answers that serves this folder."""
-    place = watcher.socket_of(folder)
-    if place is None:
+    server = watcher.postmaster(folder)
+    if server is None or not server.ready:
         return None
     try:
-        with _connect(folder, *place) as connection:
+        with _connect(folder, server) as connection:
             row = connection.execute(
                 """
                 SELECT
@@ -299,9 +295,7 @@ def _ask(folder: Path) -> _Answer | None:
         return None
     if row is None or not _same(Path(str(row[0])), folder / watcher.DATA):
         return None
-    return _Answer(
-        version=str(row[1]), has_database=bool(row[2]), sockets=place[0], port=place[1]
-    )
+    return _Answer(version=str(row[1]), has_database=bool(row[2]), server=server)
 
 
 def _same(theirs: Path, ours: Path) -> bool:
@@ -346,7 +340,9 @@ def _users(folder: Path) -> int | None:
         return None
     # "7: FLOCK  ADVISORY  READ 4711 fe:00:131 0 EOF"; one that waits has "->" before FLOCK
     held = (line.split() for line in locks if " FLOCK " in line and "->" not in line)
-    return len({words[4] for words in held if words[3] == "READ" and words[5].endswith(f":{inode}")})
+    return len(
+        {words[4] for words in held if words[3] == "READ" and words[5].endswith(f":{inode}")}
+    )
 
 
 def _require_posix() -> None:

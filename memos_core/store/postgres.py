@@ -38,6 +38,7 @@ class Store:
 
     def __init__(self, dsn: str, settings: Settings) -> None:
         self._settings = settings
+        self._dsn = dsn
         with translated(settings), psycopg.connect(dsn, autocommit=True) as connection:
             migrate(connection)
             make_event_partitions(connection)
@@ -78,7 +79,7 @@ class Store:
             StoreUnavailable, PoolExhausted, StatementTimeout, EmbedderMismatch, CubeExists,
             InvalidInput, StoreError: nothing was written.
         """
-        with translated(self._settings), self._pool.connection() as connection:
+        with translated(self._settings), self._connection() as connection:
             if not others and timeout is None:
                 return _execute(connection, statement)
             with connection.transaction():
@@ -91,6 +92,20 @@ class Store:
                 for other in others:
                     answer = _execute(connection, other)
             return answer
+
+    @contextmanager
+    def _connection(self) -> Generator[Connection]:
+        try:
+            connection = self._pool.getconn()
+        except PoolTimeout:
+            # Busy, or gone? A connection outside the pool tells; where it fails, that is the error.
+            psycopg.connect(self._dsn, connect_timeout=2).close()
+            raise
+        try:
+            with connection:
+                yield connection
+        finally:
+            self._pool.putconn(connection)
 
     def close(self) -> None:
         """Close every connection; statements at work are let finish."""
@@ -125,8 +140,8 @@ def translated(settings: Settings) -> Generator[None]:
         yield
     except PoolTimeout as error:
         raise errors.PoolExhausted(
-            f"no connection became free within {settings.pool_timeout:g} s: the server is down, or "
-            f"all {settings.pool_size} are busy (raise Settings.pool_size or pool_timeout)"
+            f"all {settings.pool_size} connections stayed busy for {settings.pool_timeout:g} s: "
+            "raise Settings.pool_size or pool_timeout, or ask for less at once"
         ) from error
     except PoolClosed as error:
         raise errors.Closed("this MemOS is closed: open it again") from error

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -49,24 +50,34 @@ def try_lock(path: Path, *, shared: bool = False) -> int | None:
     return descriptor
 
 
-def socket_of(folder: Path) -> tuple[str, int] | None:
-    """Return the socket's folder and the port that the server last wrote down."""
+@dataclass(frozen=True, kw_only=True)
+class Postmaster:
+    """What the server last wrote of itself; it may be dead since."""
+
+    sockets: str
+    port: int
+    ready: bool
+
+
+def postmaster(folder: Path) -> Postmaster | None:
+    """Return what the server of a folder last wrote of itself."""
     try:
         lines = (folder / DATA / "postmaster.pid").read_text("utf-8").splitlines()
-        return lines[4], int(lines[3])
-    except (FileNotFoundError, IndexError, ValueError):
+        ready = len(lines) > 7 and lines[7].strip() == "ready"  # noqa: PLR2004 the 8th line
+        return Postmaster(sockets=lines[4], port=int(lines[3]), ready=ready)
+    except (FileNotFoundError, NotADirectoryError, IndexError, ValueError):
         return None
 
 
 def listener(folder: Path) -> int | None:
     """Return the id of the live process that listens on the server's socket."""
-    place = socket_of(folder)
-    if place is None:
+    server = postmaster(folder)
+    if server is None:
         return None
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(1.0)
         try:
-            client.connect(f"{place[0]}/.s.PGSQL.{place[1]}")
+            client.connect(f"{server.sockets}/.s.PGSQL.{server.port}")
         except OSError:
             return None
         return _peer(client) or None
@@ -105,23 +116,29 @@ def detach(
     *,
     inherited: int,
     log: IO[bytes] | None = None,
-    environment: Mapping[str, str] | None = None,
+    extra: Mapping[str, str] | None = None,
 ) -> None:
     """Run this file as a process of its own that keeps the ``inherited`` descriptor.
 
     It outlives the caller, is no child of it (so leaves no zombie), has no terminal, and keeps
     none of its files open, so whoever reads the caller's output sees its end.
     """
-    subprocess.run(
+    subprocess.run(  # noqa: S603 our own file
         [sys.executable, "-I", "-S", __file__, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=log or subprocess.DEVNULL,
         stderr=log or subprocess.DEVNULL,
-        env=dict(environment or {}),
+        env={**environment(), **(extra or {})},
         cwd="/",
         pass_fds=(inherited,),
         check=True,
     )
+
+
+def environment() -> dict[str, str]:
+    """Return what a server may know of our environment: no PG* variables, no secrets."""
+    kept = ("PATH", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+    return {name: os.environ[name] for name in kept if name in os.environ} | {"LC_ALL": "C"}
 
 
 def watch(folder: Path, lock: int) -> None:
@@ -130,14 +147,14 @@ def watch(folder: Path, lock: int) -> None:
     fcntl.flock(users, fcntl.LOCK_EX)
     # The folder may have been deleted, and another made in its place: that one is not ours.
     with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(users), os.stat(folder / USERS)):
+        if os.path.samestat(os.fstat(users), (folder / USERS).stat()):
             stop_server(folder)
     # In this order: who holds the server next must see that it has no watcher.
     os.close(lock)
     os.close(users)
 
 
-def run(user: int, group: int, program: Sequence[str]) -> None:
+def run(user: int, group: int, program: list[str]) -> None:
     """Become ``program``, as this user and group where we are root."""
     if os.geteuid() == 0:
         os.setgroups([])

@@ -1,12 +1,11 @@
-"""Views: every verb of a memory, bound to a namespace and a caller."""
+"""The verbs that write."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Literal, NoReturn, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 from uuid import UUID
 
 from memos_core import reader
@@ -15,27 +14,19 @@ from memos_core.checks import (
     checked_id,
     checked_ids,
     checked_key,
-    checked_kind,
     checked_label,
     checked_metadata,
     checked_period,
     checked_priority,
     checked_tags,
-    checked_time,
     checked_ttl,
 )
-from memos_core.cube import Kind, MemCube, Provenance
-from memos_core.engine import Engine
+from memos_core.cube import MemCube, Provenance
 from memos_core.errors import CubeNotFound, InvalidInput, VersionConflict
-from memos_core.filters import compiled
-from memos_core.governance import Caller
-from memos_core.hit import Event, ForgetReport, Hit, Stats
-from memos_core.message import Message
-from memos_core.namespace import Namespace
-from memos_core.store.statements import changes, cubes, events, search
-from memos_core.store.statements import messages as _messages
-from memos_core.store.statements.scope import Scope
-from memos_core.text import checked_text, searchable
+from memos_core.hit import ForgetReport
+from memos_core.store.statements import changes, cubes
+from memos_core.store.statements import messages as log
+from memos_core.view.bound import Bound
 
 
 class HeaderOptions(TypedDict, total=False):
@@ -52,21 +43,8 @@ class HeaderOptions(TypedDict, total=False):
     sensitivity: Iterable[str]
 
 
-class View:
-    """Every verb, bound to a namespace and a caller.
-
-    A view writes to its namespace and reads from it and all below it. Each verb is one
-    transaction: it happens whole or not at all.
-    """
-
-    def __init__(self, engine: Engine, namespace: Namespace, caller: Caller | None = None) -> None:
-        self.namespace = namespace
-        self.caller = caller
-        self._engine = engine
-        self._scope = Scope(namespace=namespace, caller=caller)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(repr, self.namespace))})"
+class Writing(Bound):
+    """The verbs that write."""
 
     @overload
     def add(
@@ -155,86 +133,11 @@ class View:
         if not said:
             return []
         unread = self._engine.run(
-            _messages.log(self._scope, [(one, reader.is_readable(one)) for one in said])
+            log.log(self._scope, [(one, reader.is_readable(one)) for one in said])
         )
         user = self.caller.user if self.caller else None
         drafts = list(reader.drafts_from(unread, created_by=user, settings=settings))
         return self._store(drafts, read_messages=[message.id for message in unread])
-
-    def get(self, id: UUID | str, *, as_of: datetime | str | None = None) -> MemCube:
-        """Return a cube as it stands, or stood at ``as_of``, with its usage.
-
-        Raises:
-            CubeNotFound: there is, or was then, no such cube in this view.
-        """
-        cube = checked_id(id)
-        found = self._engine.run(
-            cubes.get(
-                self._scope,
-                cube,
-                as_of=checked_time(as_of, what="as_of"),
-                log=self._engine.settings.read_events,
-            )
-        )
-        return found or self._missing([cube])
-
-    def search(
-        self,
-        query: str,
-        *,
-        k: int = 10,
-        offset: int = 0,
-        filter: Mapping[Any, object] | None = None,
-        tags: Iterable[str] | None = None,
-        kinds: Iterable[Kind | str] | None = None,
-        semantic_type: str | None = None,
-        as_of: datetime | str | None = None,
-        valid_at: datetime | str | None = None,
-        min_score: float | None = None,
-        context: int = 0,
-    ) -> list[Hit]:
-        """Find what answers a question: the best ``k`` cubes after ``offset``, in one round trip.
-
-        A hit's score is a weighted sum of cosine similarity and BM25. The lexical part knows
-        English word forms ("moved" finds "moving"), matches words of other spaced languages as
-        they are written, whatever their case, and sees scripts without spaces (Chinese, Japanese,
-        Thai …, and Korean) as overlapping pairs of characters.
-
-        ``filter`` compares metadata: ``{"year": {"$gte": 2020}, "address.city": "Oslo"}``, with
-        ``$eq $ne $gt $gte $lt $lte $in``; all must hold. Numbers compare as numbers, strings as
-        strings, and never with each other; ``$ne`` also holds where the key is absent. A tuple
-        names a path whose keys hold dots. ``tags`` must all be there.
-
-        ``as_of`` asks what was known at a moment. ``valid_at`` asks for what was true at a moment
-        (default: at ``as_of``, else now; "any" for whenever). ``context=n`` adds the turn a hit
-        came from with ``n`` neighbours on each side.
-
-        Raises:
-            InvalidText, InvalidFilter, InvalidInput: the question cannot be asked.
-        """
-        moment = None if valid_at == "any" else checked_time(valid_at, what="valid_at")
-        settings = self._engine.settings
-        question = self._text(query, what="query")
-        wanted = search.Query(
-            words=searchable(question),
-            k=checked_count(k, what="k"),
-            offset=checked_count(offset, what="offset", most=10**9),
-            conditions=compiled(filter),
-            tags=checked_tags(tags or ()),
-            kinds=None if kinds is None else tuple(checked_kind(kind) for kind in kinds),
-            semantic_type=checked_label(semantic_type, what="semantic_type"),
-            as_of=checked_time(as_of, what="as_of"),
-            valid_at=moment,
-            any_time=valid_at == "any",
-            min_score=min_score,
-            context=checked_count(context, what="context", most=100),
-            dense_weight=settings.dense_weight,
-            lexical_weight=settings.lexical_weight,
-            log=settings.read_events,
-        )
-        engine = self._engine
-        vector = engine.question(question)
-        return engine.run(search.search(self._scope, wanted, vector, model=engine.model))
 
     def update(
         self,
@@ -307,15 +210,6 @@ class View:
 
         return self._changed(checked_id(id), expected_version, attempt)
 
-    def history(self, id: UUID | str) -> list[MemCube]:
-        """Return every version of a cube, the oldest first.
-
-        Raises:
-            CubeNotFound: no such cube in this view.
-        """
-        cube = checked_id(id)
-        return self._engine.run(cubes.history(self._scope, cube)) or self._missing([cube])
-
     def forget(self, ids: UUID | str | Iterable[UUID | str]) -> ForgetReport:
         """Erase cubes: every version, every vector, and the content of the turns they came from.
 
@@ -335,72 +229,12 @@ class View:
             self._missing(missing)
         return report
 
-    def messages(
-        self, *, session: str | None = None, limit: int | None = None, retired: bool = False
-    ) -> list[Message]:
-        """Return the message log, or its latest ``limit`` messages, in the order they were said.
-
-        Forgotten messages are left out, and retired ones too unless asked for.
-        """
-        most = None if limit is None else checked_count(limit, what="limit")
-        return self._engine.run(
-            _messages.messages(self._scope, session=session, limit=most, retired=retired)
-        )
-
     def retire(self, session: str) -> int:
         """End a session's history; return how many messages left it.
 
         The messages stay in the log as sources, and the cubes made of them stand.
         """
-        return self._engine.run(_messages.retire(self._scope, checked_key(session, what="session")))
-
-    def events(
-        self,
-        *,
-        kind: str | None = None,
-        cube: UUID | str | None = None,
-        caller: str | None = None,
-        since: datetime | str | None = None,
-        until: datetime | str | None = None,
-        limit: int = 100,
-        offset: int = 0,
-    ) -> list[Event]:
-        """Return the audit log of this view, the latest first.
-
-        ``caller`` is a user's name. Changes are written in the transaction they describe; a read
-        of the last fraction of a second may be missing after a crash of the server.
-        """
-        return self._engine.run(
-            events.events(
-                self._scope,
-                kind=checked_label(kind, what="kind"),
-                cube=None if cube is None else checked_id(cube),
-                user=checked_label(caller, what="caller"),
-                since=checked_time(since, what="since"),
-                until=checked_time(until, what="until"),
-                limit=checked_count(limit, what="limit"),
-                offset=checked_count(offset, what="offset", most=10**9),
-            )
-        )
-
-    def stats(self) -> Stats:
-        """Count what this view holds."""
-        return self._engine.run(events.stats(self._scope))
-
-    @property
-    def threads(self) -> ThreadPoolExecutor:
-        """The threads on which async faces run this view's verbs."""
-        return self._engine.threads
-
-    def awaited(self):
-        from memos_core.aio import AsyncView
-
-        return AsyncView(self)
-
-    # --- shared by the verbs ---------------------------------------------------------------------
-
-    def _text(self, text: object, *, what: str = "text") -> str:
-        return checked_text(text, limit=self._engine.settings.max_text, what=what)
+        return self._engine.run(log.retire(self._scope, checked_key(session, what="session")))
 
     def _store(
         self, drafts: Sequence[cubes.Draft], *, read_messages: Sequence[str] | None = None
@@ -448,9 +282,3 @@ class View:
                 )
             if changed := attempt(current):
                 return changed
-
-    def _missing(self, cubes: Sequence[UUID]) -> NoReturn:
-        raise CubeNotFound(
-            f"no cube {', '.join(map(str, cubes))} in {'/'.join(self.namespace)}: "
-            "it was never here, is forgotten or expired, or belongs to another namespace"
-        )

@@ -1,0 +1,15 @@
+"""Views: every verb of a memory, bound to a namespace and a caller."""
+
+from memos_core.view.reading import Reading
+from memos_core.view.writing import Writing
+
+
+class View(Reading, Writing):
+    """Every verb, bound to a namespace and a caller.
+
+    A view writes to its namespace and reads from it and all below it. Each verb is one
+    transaction: it happens whole or not at all.
+    """
+
+
+__all__ = ["View"]

@@ -1,0 +1,301 @@
+"""The memory of an agent or a chat engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec, Self, TypeVar
+from uuid import uuid4
+
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.memory import BaseMemory
+from pydantic import ConfigDict, Field, PrivateAttr
+from typing_extensions import override
+
+from memos_core import Caller, CubeNotFound, Hit, Message, View
+from memos_llamaindex.recall import QUERY_CHARACTERS, memory_block, with_recall
+from memos_llamaindex.registry import DEFAULT_BACKEND, mark_of, reattached
+from memos_llamaindex.transcript import chat_message, history_of, turns_from, turns_to_become
+from memos_llamaindex.window import Tokenizer, default_tokenizer, fitting, tokens_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MEMORY_SHARE = 4  # memories take at most this part of the token limit: a fourth
+_MOST_HITS = 10_000  # of one search
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Recalled:
+    """What was recalled in a turn: for which message and question, and the block made of it."""
+
+    turn: tuple[str, str]
+    hits: tuple[Hit, ...]
+    block: str
+
+
+class MemOSMemory(BaseMemory):
+    """A session's history, and what all sessions of a view remember, for agents and chat engines.
+
+    Messages are stored when they are put, at once and for good. ``get`` gives the newest turns that
+    fit ``token_limit`` and, before the newest user message's text, up to ``k`` memories that answer
+    it: turns of other sessions, or of this one where they no longer fit.
+
+    Pass one to ``agent.run(..., memory=memory)`` or to a chat engine. It survives a saved context:
+    what is saved names the namespace and the ``backend``, under which ``attach`` makes a MemOS
+    known in another process. A ``tokenizer_fn`` is not saved: a restored memory counts with
+    LlamaIndex's global tokenizer.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    memos: View = Field(exclude=True)
+    session_id: str = Field(default_factory=lambda: str(uuid4()))
+    token_limit: int = Field(default=30_000, gt=0)
+    k: int = Field(default=5, ge=0)
+    tokenizer_fn: Tokenizer = Field(default_factory=default_tokenizer, exclude=True, repr=False)
+    backend: str = DEFAULT_BACKEND
+
+    # The memories of the turn under way: an agent reads once for every round of tool calls, and a
+    # prompt whose beginning stays the same is cheaper.
+    _recalled: _Recalled | None = PrivateAttr(default=None)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name under which LlamaIndex knows this class."""
+        return "MemOSMemory"
+
+    @classmethod
+    def from_defaults(  # pyright: ignore[reportIncompatibleMethodOverride] there is none without a view
+        cls,
+        *,
+        memos: View,
+        session_id: str | None = None,
+        token_limit: int = 30_000,
+        tokenizer_fn: Tokenizer | None = None,
+        k: int = 5,
+        backend: str = DEFAULT_BACKEND,
+    ) -> Self:
+        """Return the memory of a session; a new session where none is named.
+
+        ``memos`` is the user's part of a MemOS: a view, such as ``memos.at("acme", "ann")``.
+        """
+        return cls(
+            memos=memos,
+            session_id=session_id or str(uuid4()),
+            token_limit=token_limit,
+            tokenizer_fn=tokenizer_fn or default_tokenizer(),
+            k=k,
+            backend=backend,
+        )
+
+    def get(self, input: str | ChatMessage | None = None, **kwargs: Any) -> list[ChatMessage]:
+        """Return the messages of the next prompt, with what is remembered about ``input``.
+
+        ``input`` is the question where it is not stored yet; else the newest user message is.
+        ``initial_token_count`` is what the caller's own messages take of the token limit.
+        """
+        history = self._history()
+
+        @functools.cache
+        def message(at: int) -> ChatMessage:
+            return chat_message(history[at])
+
+        @functools.cache
+        def cost(at: int) -> int:
+            return tokens_of(message(at), self.tokenizer_fn)
+
+        budget = self.token_limit - int(kwargs.get("initial_token_count") or 0)
+        window = functools.partial(fitting, [one.role for one in history], cost)
+        asked = input.content if isinstance(input, ChatMessage) else input
+        block = self._recall(asked, history, window, cost, budget)
+        shown = window(budget - self._count(block))
+        return with_recall([message(at) for at in shown], block)
+
+    def get_all(self) -> list[ChatMessage]:
+        """Return the whole history of the session, without memories."""
+        return [chat_message(message) for message in self._history()]
+
+    def put(self, message: ChatMessage) -> None:
+        """Append a message to the session, and remember it."""
+        self.put_messages([message])
+
+    def put_messages(self, messages: Sequence[ChatMessage]) -> None:
+        """Append messages to the session, all or none, and remember them.
+
+        Raises:
+            memos_core.InvalidInput: a message cannot be stored; none was.
+        """
+        self.memos.ingest(turns_from(messages), session=self.session_id)
+
+    def set(self, messages: Sequence[ChatMessage]) -> None:
+        """Make ``messages`` the session's history.
+
+        Those that were said in this session already are not remembered twice; those that leave the
+        history stay in the long-term memory.
+        """
+        logged = self.memos.messages(session=self.session_id)
+        self.memos.ingest(turns_to_become(messages, logged), session=self.session_id)
+
+    def reset(self) -> None:
+        """End the session's history; the long-term memory stays."""
+        self.memos.retire(self.session_id)
+
+    @override
+    async def aget(
+        self, input: str | ChatMessage | None = None, **kwargs: Any
+    ) -> list[ChatMessage]:
+        return await self._on_threads(self.get, input, **kwargs)
+
+    @override
+    async def aget_all(self) -> list[ChatMessage]:
+        return await self._on_threads(self.get_all)
+
+    @override
+    async def aput(self, message: ChatMessage) -> None:
+        await self._on_threads(self.put, message)
+
+    @override
+    async def aput_messages(self, messages: Sequence[ChatMessage]) -> None:
+        await self._on_threads(self.put_messages, messages)
+
+    @override
+    async def aset(self, messages: Sequence[ChatMessage]) -> None:
+        await self._on_threads(self.set, messages)
+
+    @override
+    async def areset(self) -> None:
+        await self._on_threads(self.reset)
+
+    def to_dict(self, **_kwargs: Any) -> dict[str, Any]:
+        """Return what ``from_dict`` needs to find this memory again: plain JSON, no secrets."""
+        return {
+            "class_name": self.class_name(),
+            "namespace": list(self.memos.namespace),
+            "caller": _caller_as_json(self.memos.caller),
+            "session_id": self.session_id,
+            "token_limit": self.token_limit,
+            "k": self.k,
+            "backend": self.backend,
+            "mark": mark_of(self.memos, name=self.backend),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """Return the memory that ``to_dict`` described, on the MemOS attached in this process.
+
+        Raises:
+            memos_core.InvalidInput: no such MemOS is attached.
+        """
+        fields: dict[str, Any] = {**data, **kwargs}
+        view = reattached(
+            fields["namespace"],
+            name=fields["backend"],
+            mark=fields.get("mark"),
+            caller=_caller_from(fields.get("caller")),
+        )
+        return cls(
+            memos=view,
+            session_id=fields["session_id"],
+            token_limit=fields["token_limit"],
+            k=fields["k"],
+            backend=fields["backend"],
+        )
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Make the MemOS known under its name."""
+        super().model_post_init(context)
+        mark_of(self.memos, name=self.backend)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        # Connections are shared, never copied; all else is immutable.
+        return self.model_copy()
+
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], Self], tuple[dict[str, Any]]]:
+        return type(self).from_dict, (self.to_dict(),)
+
+    def _history(self) -> list[Message]:
+        return history_of(self.memos.messages(session=self.session_id))
+
+    def _recall(
+        self,
+        asked: str | None,
+        history: Sequence[Message],
+        window: Callable[[int], list[int]],
+        cost: Callable[[int], int],
+        budget: int,
+    ) -> str:
+        newest = next((one for one in reversed(history) if one.role == "user"), None)
+        question = _question(asked or (newest.content if newest else ""))
+        if not self.k or not question:
+            return ""
+        # A question that is not stored yet is asked anew each time: no message tells its turn.
+        stored = newest is not None and _question(newest.content) == question
+        turn = (newest.id, question) if newest and stored else None
+        if (last := self._recalled) and last.turn == turn and all(map(self._stands, last.hits)):
+            return last.block
+
+        share = self.token_limit // MEMORY_SHARE
+        shown = window(budget)
+        found = self._search(question, beside=len(shown))
+        hits = self._unseen(found, history, shown)
+        if hits and sum(map(cost, shown)) + share > budget:  # what makes room can be recalled too
+            shown = window(budget - share)
+            hits = self._unseen(found, history, shown)
+        always = sum(map(cost, window(0)))
+        block = memory_block(hits, tokens=min(share, budget - always), count=self._count)
+        if turn:
+            self._recalled = _Recalled(turn=turn, hits=tuple(hits), block=block)
+        return block
+
+    def _stands(self, hit: Hit) -> bool:
+        """Tell whether a memory is as it was: what was forgotten since must not be shown again."""
+        try:
+            return self.memos.history(hit.cube.id)[-1].version == hit.cube.version
+        except CubeNotFound:
+            return False
+
+    def _search(self, question: str, *, beside: int) -> list[Hit]:
+        return self.memos.search(question, k=min(self.k + beside, _MOST_HITS))
+
+    def _unseen(
+        self, hits: Sequence[Hit], history: Sequence[Message], shown: Sequence[int]
+    ) -> list[Hit]:
+        seen = {history[at].id for at in shown}
+        return [hit for hit in hits if seen.isdisjoint(hit.message_ids)][: self.k]
+
+    def _count(self, text: str) -> int:
+        return len(self.tokenizer_fn(text)) if text else 0
+
+    async def _on_threads(
+        self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        # The whole of it, counting tokens included, on the MemOS's own threads: not on the loop,
+        # and not in asyncio's pool, where it would wait behind everybody else's work.
+        work = functools.partial(function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(
+            self.memos.threads, contextvars.copy_context().run, work
+        )
+
+
+def _caller_as_json(caller: Caller | None) -> dict[str, Any] | None:
+    if caller is None:
+        return None
+    return {
+        "user": caller.user,
+        "roles": list(caller.roles),
+        "context": dict(caller.context),
+    }
+
+
+def _caller_from(fields: dict[str, Any] | None) -> Caller | None:
+    if fields is None:
+        return None
+    return Caller(user=fields["user"], roles=tuple(fields["roles"]), context=fields["context"])
+
+
+def _question(text: str) -> str:
+    return text.strip()[:QUERY_CHARACTERS]

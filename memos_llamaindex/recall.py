@@ -1,0 +1,52 @@
+"""The block of memories that a prompt carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
+
+from memos_core import Hit, render_memories
+
+QUERY_CHARACTERS = 4_096  # of a question: more says nothing to an embedder, and much is refused
+_HEAD = "<memory>\nNotes from earlier conversations, with their days and speakers:\n"
+_TAIL = "\n</memory>\n"
+
+
+def memory_block(hits: Iterable[Hit], *, tokens: int, count: Callable[[str], int]) -> str:
+    """Return memories in a frame, the best of them that fit ``tokens``; "" for none."""
+    lines = render_memories(
+        hits, token_limit=max(0, tokens - count(_HEAD + _TAIL)), count_tokens=count
+    )
+    return f"{_HEAD}{lines}{_TAIL}" if lines else ""
+
+
+def with_recall(messages: list[ChatMessage], block: str) -> list[ChatMessage]:
+    """Return messages with a block of memories before the text of the newest user message.
+
+    Never in a system message: two of LlamaIndex's agents throw those away. Context engines ask
+    before they store the question, and put it last themselves; the block then goes to the user
+    message before it, so that user and assistant go on taking turns, which some chat templates
+    insist on. Where there is no user message yet, the block becomes one.
+    """
+    if not block:
+        return messages
+    for position in range(len(messages) - 1, -1, -1):
+        message = messages[position]
+        if message.role == MessageRole.USER:
+            blocks = [TextBlock(text=block), *message.blocks]
+            carrier = message.model_copy(update={"blocks": blocks})
+            return [*messages[:position], carrier, *messages[position + 1 :]]
+    return [*messages, ChatMessage(role=MessageRole.USER, content=block)]
+
+
+def without_recall(message: ChatMessage) -> ChatMessage | None:
+    """Return a message as it was said; None where it was only a block of memories.
+
+    Callers hand the window back as history; memories of memories must not be stored.
+    """
+    match message.blocks:
+        case [TextBlock(text=text), *said] if text.startswith(_HEAD) and text.endswith(_TAIL):
+            return message.model_copy(update={"blocks": said}) if said else None
+        case _:
+            return message

@@ -1,0 +1,64 @@
+"""Where a memory that was written down as JSON finds its live database again.
+
+LlamaIndex writes an agent's memory to JSON and reads it back between any two runs on one context,
+so what is written must be small, hold no secret, and lead back to what is open in this process.
+Nothing here keeps a MemOS alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from memos_core import Caller, InvalidInput, Namespace, View
+
+DEFAULT_BACKEND = "default"
+
+# Two MemOS may be in use under one name: each is known by a mark of its own as well, so that a run
+# continued in this process cannot end up in the other one's database.
+_marks: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+_marked: WeakValueDictionary[str, Any] = WeakValueDictionary()
+_attached: WeakValueDictionary[str, Any] = WeakValueDictionary()
+_in_use: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+
+def attach(memos: View, *, name: str = DEFAULT_BACKEND) -> None:
+    """Let saved contexts of ``name`` find their memory in ``memos``, a MemOS or any view of it.
+
+    A MemOS that a ``MemOSMemory`` was made with is known already; this is for a process that
+    restores a context before it makes a memory. The last one attached under a name counts.
+    """
+    _attached[name] = _engine(memos)
+
+
+def mark_of(memos: View, *, name: str) -> str:
+    """Note that a memory uses ``memos`` under ``name``; return the mark that leads back to it."""
+    engine = _engine(memos)
+    mark = _marks.setdefault(engine, str(uuid4()))
+    _marked[mark] = engine
+    _in_use.setdefault(name, engine)
+    return mark
+
+
+def reattached(
+    labels: Sequence[str], *, name: str, mark: str | None = None, caller: Caller | None = None
+) -> View:
+    """Return a view of a namespace in the MemOS that is known by ``name`` here.
+
+    Raises:
+        InvalidInput: none is.
+    """
+    engine = _attached.get(name) or _marked.get(mark or "") or _in_use.get(name)
+    if engine is None:
+        raise InvalidInput(
+            f"no MemOS is attached as {name!r} in this process: open one and call "
+            f"memos_llamaindex.attach(memos, name={name!r}) before restoring what was saved"
+        )
+    return View(engine, Namespace(*labels), caller)
+
+
+def _engine(memos: View) -> Any:
+    # What all views of a MemOS share, and what lives as long as one of them does.
+    return memos._engine  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] a view does not name its MemOS

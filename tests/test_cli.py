@@ -1,0 +1,136 @@
+"""The command line, as a person and as a script use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from memos_core.cli import commands, main
+from memos_core.memos import MemOS
+from tests.support import WordEmbedder
+
+CONVERSATION = [
+    {"id": "m1", "role": "user", "name": "Ann", "content": "I moved to Oslo."},
+    {"id": "m2", "role": "assistant", "content": "Congratulations!"},
+]
+
+
+@pytest.fixture
+def memos_command(database: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs ``memos`` on this test's database, with an embedder that needs no weights."""
+    opened = MemOS.open
+
+    def open_with_words(where: str | None = None) -> MemOS:
+        return opened(where, embedder=WordEmbedder())
+
+    monkeypatch.setattr(commands.MemOS, "open", open_with_words)
+    monkeypatch.setenv("MEMOS_DATABASE", database)
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *words: CliRunner().invoke(commands.app, [str(word) for word in words])
+
+
+def answer(result: Result) -> Any:
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return json.loads(result.stdout)
+
+
+def test_adds_finds_shows_and_forgets(memos_command: Callable[..., Result]) -> None:
+    at = ("--at", "acme", "--at", "ann/b@x.org")
+    (cube,) = answer(memos_command("add", "Ann likes tea.", "--tag", "taste", *at, "--json"))
+    assert cube["namespace"] == ["acme", "ann/b@x.org"]
+    (hit,) = answer(memos_command("search", "tea", *at, "--json"))
+    assert hit["cube"]["id"] == cube["id"]
+    assert answer(memos_command("get", cube["id"], *at, "--json"))["tags"] == ["taste"]
+    assert len(answer(memos_command("history", cube["id"], *at, "--json"))) == 1
+    assert answer(memos_command("stats", *at, "--json"))["cubes"] == 1
+    report = answer(memos_command("forget", cube["id"], *at, "--json"))
+    assert report["cubes"] == [cube["id"]]
+    assert answer(memos_command("search", "tea", *at, "--json")) == []
+    kinds = [event["kind"] for event in answer(memos_command("events", *at, "--json"))]
+    assert kinds == ["searched", "forgot", "read", "searched", "added"]
+
+
+def test_shows_answers_to_people(memos_command: Callable[..., Result]) -> None:
+    added = memos_command("add", "Ann likes [bold]tea[/bold].", "--metadata", '{"year": 2020}')
+    assert "[bold]tea[/bold]" in added.stdout
+    found = memos_command("search", "tea", "--filter", '{"year": {"$gte": 2019}}')
+    assert "Ann likes [bold]tea[/bold]." in found.stdout
+    assert "lexical" in found.stdout
+    assert "added" in memos_command("events").stdout
+    assert "nothing found" in memos_command("search", "tea", "--min-score", "2").stdout
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(CONVERSATION),
+        json.dumps({"messages": CONVERSATION}),
+        json.dumps({"sessions": [{"id": "monday", "messages": CONVERSATION}]}),
+        "\n".join(json.dumps(message) for message in CONVERSATION),
+    ],
+    ids=["list", "messages", "sessions", "lines"],
+)
+def test_ingests_files(memos_command: Callable[..., Result], tmp_path: Path, text: str) -> None:
+    file = tmp_path / "chat.json"
+    file.write_text(text, "utf-8")
+    assert answer(memos_command("ingest", file, "--json")) == {"messages": 2, "cubes": 2}
+    assert answer(memos_command("ingest", file, "--json")) == {"messages": 2, "cubes": 0}
+    (hit,) = answer(memos_command("search", "Oslo", "-k", "1", "--json"))
+    assert hit["cube"]["provenance"]["session"] == ("monday" if "sessions" in text else None)
+
+
+@pytest.mark.parametrize("flag", [[], ["--json"]])
+def test_an_error_is_one_line_and_exit_code_1(
+    memos_command: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flag: list[str],
+) -> None:
+    assert memos_command is not None
+    words = ["memos", "get", "01a20c0d-c046-7015-9d84-d7b9901708fa", *flag]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err
+    assert "CubeNotFound" in said
+    assert "Traceback" not in said
+    if flag:
+        assert json.loads(said)["error"] == "CubeNotFound"
+
+
+@pytest.mark.parametrize("content", ["{", "7", '{"messages": [7]}'])
+def test_refuses_files_that_are_no_conversation(
+    memos_command: Callable[..., Result], tmp_path: Path, content: str
+) -> None:
+    file = tmp_path / "chat.json"
+    file.write_text(content, "utf-8")
+    result = memos_command("ingest", file)
+    assert type(result.exception).__name__ == "InvalidInput"
+
+
+def test_reembeds_with_another_model(
+    memos_command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memos_command("add", "Ann likes tea.", "Ann likes cake.")
+    monkeypatch.setattr(
+        "memos_core.model.embedder.SentenceTransformerEmbedder",
+        lambda name, **_prefixes: WordEmbedder(name, width=32),
+    )
+    done = answer(memos_command("reembed", "--model", "other", "--json"))
+    assert done == {"embedder": "other", "versions": 2}
+    refused = memos_command("search", "tea")
+    assert type(refused.exception).__name__ == "EmbedderMismatch"
+
+
+def test_tells_of_the_private_server(memos_command: Callable[..., Result], tmp_path: Path) -> None:
+    folder = tmp_path / "postgres"
+    status = answer(memos_command("serve-postgres", "status", "--folder", folder, "--json"))
+    assert status["running"] is False
+    stopped = answer(memos_command("serve-postgres", "stop", "--folder", folder, "--json"))
+    assert stopped["stopped"] is False

@@ -1,0 +1,37 @@
+"""What the documents show is run: README's Python, and the notebooks."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from memos_core.demo.frameworks import QuotingChatModel, QuotingLLM
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_readme_snippet_runs(
+    number: int, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMOS_DATABASE", database)
+    # What a reader has already: a chat model of either framework.
+    given = {"model": QuotingChatModel(), "llm": QuotingLLM()}
+    exec(compile(SNIPPETS[number], f"README.md snippet {number}", "exec"), given)  # noqa: S102
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMOS_DATABASE", database)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    assert all(not cell.get("outputs") for cell in nbformat.read(path, as_version=4).cells)

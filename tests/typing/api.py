@@ -1,0 +1,24 @@
+"""Typed examples of the public interface; pyright checks them, nothing runs them."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+from memos_core import AsyncMemOS, Hit, MemCube, MemOS, View
+
+
+def verbs(memos: MemOS) -> None:
+    ann: View = memos.at("acme", "ann")
+    assert_type(ann.add("one", tags=["a"], ttl=60), MemCube)
+    assert_type(ann.add(["one", "two"], metadata={"year": 2020}), list[MemCube])
+    assert_type(ann.search("?", filter={"year": {"$gte": 2020}}, as_of="2026-01-01"), list[Hit])
+    assert_type(ann.update(ann.history("id")[0].id, "text", mode="append"), MemCube)
+    ann.add("one", tag="a")  # pyright: ignore[reportCallIssue] no such parameter
+
+
+async def awaited(memos: AsyncMemOS) -> None:
+    ann = memos.at("acme", "ann")
+    assert_type(await ann.add("one", tags=["a"]), MemCube)
+    assert_type(await ann.add(["one", "two"]), list[MemCube])
+    assert_type(await ann.search("?", k=3), list[Hit])
+    await ann.search("?", top=3)  # pyright: ignore[reportCallIssue] no such parameter
