@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -18,6 +18,7 @@ from memos_core.text import unstorable
 MAX_ROWS = 10_000  # of one page: answers are built in memory
 MAX_KEY = 512  # bytes of an id or a session: they are index keys
 MAX_TAGS = 1_000
+_LONGEST = 10**10  # seconds: 300 years
 
 
 def checked_id(value: object) -> UUID:
@@ -80,29 +81,44 @@ def checked_tags(tags: Iterable[str], *, what: str = "tag") -> tuple[str, ...]:
     return found
 
 
-def checked_metadata(metadata: Mapping[str, object] | None) -> dict[str, object]:
+def checked_metadata(metadata: object) -> dict[str, object]:
     """Return metadata as JSON values."""
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise InvalidInput(f"metadata must be a mapping, not {type(metadata).__name__}")
     try:
-        text = json.dumps(dict(metadata or {}), allow_nan=False)
-        plain = cast("dict[str, object]", json.loads(text))
-    except (TypeError, ValueError, RecursionError) as error:
+        return cast("dict[str, object]", as_json_values(dict(cast("Mapping[Any, Any]", metadata))))
+    except ValueError as error:
         raise InvalidInput(f"metadata must be JSON values under string keys: {error}") from error
-    if problem := unstorable(json.dumps(plain, ensure_ascii=False)):
-        raise InvalidInput(f"metadata {problem}")
-    if "\\u0000" in text and _has_nul(plain):
-        raise InvalidInput("metadata holds a NUL byte, which no PostgreSQL text can: remove it")
-    return plain
 
 
-def _has_nul(value: object) -> bool:
+def as_json_values(value: object) -> object:
+    """Return a value as PostgreSQL's jsonb would give it back.
+
+    Raises:
+        ValueError: it is no JSON, or holds a text that PostgreSQL cannot store.
+    """
+    try:
+        values: object = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    for text in _texts(values):
+        if problem := unstorable(text):
+            raise ValueError(f"a text {problem}")
+    return values
+
+
+def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
-        return "\x00" in value
-    if isinstance(value, dict):
-        pairs = cast("dict[str, object]", value).items()
-        return any(_has_nul(key) or _has_nul(inner) for key, inner in pairs)
-    if isinstance(value, list):
-        return any(map(_has_nul, cast("list[object]", value)))
-    return False
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in cast("dict[str, object]", value).items():
+            yield key
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in cast("list[object]", value):
+            yield from _texts(inner)
 
 
 def checked_time(value: object, *, what: str) -> datetime | None:
@@ -123,14 +139,23 @@ def checked_time(value: object, *, what: str) -> datetime | None:
         raise InvalidInput(f"{what} {value} is out of range") from error
 
 
-def checked_ttl(ttl: float | timedelta | None) -> float | None:
+def checked_ttl(ttl: object) -> float | None:
     """Return a time to live in seconds."""
-    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
-    if seconds is None:
+    if ttl is None:
         return None
-    if not 0 < seconds < 10**10 or math.isnan(seconds):
-        raise InvalidInput(f"ttl must be more than 0 and less than 10^10 seconds, not {seconds}")
+    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    if not isinstance(seconds, (int, float)) or not 0 < seconds < _LONGEST:
+        raise InvalidInput(f"ttl must be more than 0 and less than 10^10 seconds, not {seconds!r}")
     return float(seconds)
+
+
+def checked_score(score: object) -> float | None:
+    """Return a least score."""
+    if score is None:
+        return None
+    if not isinstance(score, (int, float)) or not math.isfinite(score):
+        raise InvalidInput(f"min_score must be a number, not {score!r}")
+    return float(score)
 
 
 def checked_count(value: object, *, what: str, least: int = 0, most: int = MAX_ROWS) -> int:

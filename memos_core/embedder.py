@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from memos_core.errors import EmbedderUnavailable, InvalidVector
+from memos_core.errors import InvalidVector
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.float32]  # (number of texts, width), each row of length 1
 else:
     Vectors = "numpy.ndarray"  # numpy is loaded with the first vector, not with the package
-
-DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-DEFAULT_WIDTH = 384
 
 
 class Embedder(Protocol):
@@ -44,50 +40,6 @@ class QueryEmbedder(Embedder, Protocol):
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """Return float32 vectors of shape (len(texts), width), to compare with ``embed``'s."""
         ...
-
-
-class LazyEmbedder:
-    """An embedder known by name whose weights are loaded at the first text."""
-
-    def __init__(self, name: str, load: Callable[[], Embedder]) -> None:
-        self.name = name
-        self._load = load
-        self._loaded: Embedder | None = None
-        self._lock = threading.Lock()
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """Return vectors of documents."""
-        return self._embedder().embed(texts)
-
-    def embed_queries(self, texts: Sequence[str]) -> Vectors:
-        """Return vectors of questions."""
-        return question_vectors(self._embedder(), texts)
-
-    def _embedder(self) -> Embedder:
-        with self._lock:
-            if self._loaded is None:
-                self._loaded = self._load()
-            return self._loaded
-
-
-def default_embedder() -> Embedder:
-    """Return all-MiniLM-L6-v2 (384 dimensions), loaded when first used.
-
-    Raises:
-        EmbedderUnavailable: at the first text, where the extra ``embedded`` is not installed.
-    """
-    return LazyEmbedder(DEFAULT_MODEL, _load_default)
-
-
-def _load_default() -> Embedder:
-    try:
-        from memos_core.model.embedder import SentenceTransformerEmbedder  # noqa: PLC0415 heavy
-    except ImportError as error:
-        raise EmbedderUnavailable(
-            f"the default embedder needs {error.name}: pip install 'memos-memory[embedded]', "
-            "or pass embedder= an object of your own"
-        ) from error
-    return SentenceTransformerEmbedder()
 
 
 def document_vectors(embedder: Embedder, texts: Sequence[str]) -> Vectors:

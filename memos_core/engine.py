@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from memos_core.embedder import (
     Embedder,
     Vectors,
-    default_embedder,
     document_vectors,
     name_of,
     question_vectors,
 )
+from memos_core.model.default import default_embedder
 from memos_core.settings import Settings, where_from
 from memos_core.store.statement import Statement
 from memos_core.store.statements import embeddings

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
+from memos_core.checks import as_json_values
 from memos_core.errors import InvalidFilter
-from memos_core.text import unstorable
 
 OPERATORS = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in")
 _ORDERED = ("$gt", "$gte", "$lt", "$lte")
@@ -21,18 +21,17 @@ def compiled(wanted: Mapping[object, object] | None) -> str | None:
     Raises:
         InvalidFilter: an unknown operator, a value that has no order, or no JSON value.
     """
+    if not isinstance(cast("object", wanted), Mapping | None):
+        raise InvalidFilter(f"a filter is a mapping, not {type(wanted).__name__}")
     if not wanted:
         return None
     conditions = list(_conditions(wanted, ()))
     if len(conditions) > _MAX_CONDITIONS:
         raise InvalidFilter(f"a filter has at most {_MAX_CONDITIONS} conditions")
     try:
-        text = json.dumps(conditions, allow_nan=False, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
+        return json.dumps(as_json_values(conditions), ensure_ascii=False)
+    except ValueError as error:
         raise InvalidFilter(f"a filter compares with JSON values only: {error}") from error
-    if problem := unstorable(text) or ("\\u0000" in text and "holds a NUL byte") or None:
-        raise InvalidFilter(f"the filter {problem}")
-    return text
 
 
 def _conditions(

@@ -94,12 +94,10 @@ def _message(turn: Mapping[str, Any], session: str | None, settings: Settings) -
         content=_content(turn.get("content"), settings.max_message),
         created_at=checked_time(turn.get("created_at"), what="created_at"),
         session=_session(turn.get("session") or session),
-        metadata=checked_metadata(
-            {
-                **(turn.get("metadata") or {}),
-                **{key: value for key, value in turn.items() if key not in _KNOWN},
-            }
-        ),
+        metadata={
+            **checked_metadata(turn.get("metadata")),
+            **checked_metadata({key: turn[key] for key in turn if key not in _KNOWN}),
+        },
     )
 
 

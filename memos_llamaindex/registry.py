@@ -20,8 +20,8 @@ DEFAULT_BACKEND = "default"
 # continued in this process cannot end up in the other one's database.
 _marks: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 _marked: WeakValueDictionary[str, Any] = WeakValueDictionary()
-_attached: WeakValueDictionary[str, Any] = WeakValueDictionary()
-_in_use: WeakValueDictionary[str, Any] = WeakValueDictionary()
+attached: WeakValueDictionary[str, Any] = WeakValueDictionary()
+in_use: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 
 def attach(memos: View, *, name: str = DEFAULT_BACKEND) -> None:
@@ -30,7 +30,7 @@ def attach(memos: View, *, name: str = DEFAULT_BACKEND) -> None:
     A MemOS that a ``MemOSMemory`` was made with is known already; this is for a process that
     restores a context before it makes a memory. The last one attached under a name counts.
     """
-    _attached[name] = _engine(memos)
+    attached[name] = _engine(memos)
 
 
 def mark_of(memos: View, *, name: str) -> str:
@@ -38,7 +38,7 @@ def mark_of(memos: View, *, name: str) -> str:
     engine = _engine(memos)
     mark = _marks.setdefault(engine, str(uuid4()))
     _marked[mark] = engine
-    _in_use.setdefault(name, engine)
+    in_use.setdefault(name, engine)
     return mark
 
 
@@ -50,7 +50,7 @@ def reattached(
     Raises:
         InvalidInput: none is.
     """
-    engine = _attached.get(name) or _marked.get(mark or "") or _in_use.get(name)
+    engine = attached.get(name) or _marked.get(mark or "") or in_use.get(name)
     if engine is None:
         raise InvalidInput(
             f"no MemOS is attached as {name!r} in this process: open one and call "

@@ -31,8 +31,8 @@ def default_tokenizer() -> Tokenizer:
     LlamaIndex brings the vocabulary with it, but tiktoken looks for it on the network where
     ``TIKTOKEN_CACHE_DIR`` names a folder without it.
     """
-    known = cast("Tokenizer | None", vars(llama_index.core)["global_tokenizer"])
-    return known or _loaded() or quarters
+    known = cast("Tokenizer | None", vars(llama_index.core)["global_tokenizer"])  # a bare List
+    return known or loaded_tokenizer() or quarters
 
 
 def quarters(text: str) -> list[str]:
@@ -105,8 +105,10 @@ def _split(positions: Sequence[int], opens: Callable[[int], bool]) -> list[list[
 
 
 @functools.cache
-def _loaded() -> Tokenizer | None:
+def loaded_tokenizer() -> Tokenizer | None:
+    """Return LlamaIndex's default tokenizer where it can be loaded."""
     try:
-        return cast("Tokenizer", utils.get_tokenizer())
+        load: Any = vars(utils)["get_tokenizer"]  # a bare List again
+        return cast("Tokenizer", load())
     except (ImportError, OSError):  # no tiktoken; no network, which is an OSError there
         return None

@@ -10,8 +10,9 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 from sentence_transformers import SentenceTransformer
 
-from memos_core.embedder import DEFAULT_MODEL, Vectors
+from memos_core.embedder import Vectors
 from memos_core.errors import EmbedderUnavailable
+from memos_core.model.default import DEFAULT_MODEL
 
 # Of model.safetensors, as published in huggingface.co/sentence-transformers/all-MiniLM-L6-v2.
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -80,6 +80,10 @@ def resolve(folder: Path) -> Path:
         raise ServerStartError(
             f"the path {str(folder)!r} is not UTF-8 text: name another folder"
         ) from error
+    if "\n" in str(path):  # postmaster.pid keeps one path a line, and PostgreSQL counts lines in it
+        raise ServerStartError(
+            f"the path {str(path)!r} has a line break in it: name another folder"
+        )
     if length > _LONGEST:
         raise ServerStartError(
             f"the path {path} is longer than PostgreSQL takes ({_LONGEST} bytes): name another"
@@ -120,6 +124,8 @@ def make_data(folder: DataFolder, lock: int) -> None:
             break
     else:
         said = f"the system has none of the locales {', '.join(_LOCALES)}: install one"
+    if "could not look up effective user" in said:
+        said += " (give this user a line in /etc/passwd)"  # docker run --user 4711
     if said:
         raise ServerStartError(f"no PostgreSQL could be made in {folder.path}: {said}")
     making.rename(folder.data)

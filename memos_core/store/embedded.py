@@ -306,6 +306,8 @@ def _same(theirs: Path, ours: Path) -> bool:
 
 
 def _what_it_does(folder: DataFolder) -> str:
+    if watcher.listener(folder.path) is None:
+        return "the last processes of a PostgreSQL that ended (or is out of reach, in a container)"
     last = _log_since(folder, 0).rpartition("starting PostgreSQL")[2]
     if "recovery in progress" in last:
         return "PostgreSQL, which is recovering from a crash"

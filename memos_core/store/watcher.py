@@ -84,13 +84,20 @@ def listener(folder: Path) -> int | None:
 
 
 def stop_server(folder: Path) -> bool:
-    """Stop the server and wait until its last process is gone; False if none was running."""
+    """Stop the server and wait until its last process is gone; False if none was running.
+
+    Raises:
+        TimeoutError: one of its processes does not end.
+    """
     sent: set[signal.Signals] = set()
-    late = time.monotonic() + PATIENCE
+    began = time.monotonic()
     while (lock := try_lock(folder / SERVER)) is None:
         # SIGINT is a fast shutdown: sessions end, a checkpoint is written. SIGQUIT leaves the
         # next start a recovery, which loses nothing committed.
-        wanted = signal.SIGINT if time.monotonic() < late else signal.SIGQUIT
+        waited = time.monotonic() - began
+        if waited > 2 * PATIENCE:
+            raise TimeoutError(f"a process of the server in {folder} did not end in {waited:.0f} s")
+        wanted = signal.SIGINT if waited < PATIENCE else signal.SIGQUIT
         if wanted not in sent and (server := listener(folder)) is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(server, wanted)

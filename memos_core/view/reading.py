@@ -12,6 +12,7 @@ from memos_core.checks import (
     checked_id,
     checked_kind,
     checked_label,
+    checked_score,
     checked_tags,
     checked_time,
 )
@@ -92,7 +93,7 @@ class Reading(Bound):
             as_of=checked_time(as_of, what="as_of"),
             valid_at=moment,
             any_time=valid_at == "any",
-            min_score=min_score,
+            min_score=checked_score(min_score),
             context=checked_count(context, what="context", most=100),
             dense_weight=settings.dense_weight,
             lexical_weight=settings.lexical_weight,
@@ -120,7 +121,12 @@ class Reading(Bound):
         """
         most = None if limit is None else checked_count(limit, what="limit")
         return self._engine.run(
-            messages.messages(self._scope, session=session, limit=most, retired=retired)
+            messages.messages(
+                self._scope,
+                session=checked_label(session, what="session"),
+                limit=most,
+                retired=retired,
+            )
         )
 
     def events(

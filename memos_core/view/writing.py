@@ -83,7 +83,7 @@ class Writing(Bound):
             InvalidInput: a value of the header cannot be stored.
             CubeExists: an id is taken. Nothing was stored.
         """
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = list(text) if isinstance(text, (list, tuple)) else [text]
         ids = checked_ids(id, len(texts), single=isinstance(text, str))
         user = self.caller.user if self.caller else None
         provenance = Provenance(source=checked_label(source, what="source"), created_by=user)
@@ -219,7 +219,7 @@ class Writing(Bound):
         Raises:
             CubeNotFound: one of them is not in this view. Nothing was erased.
         """
-        many = [ids] if isinstance(ids, (str, UUID)) else ids
+        many = ids if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids]
         wanted = list(dict.fromkeys(checked_id(one) for one in many))
         # Locked first: the erasing statement must see what a change under way has just written.
         report = self._engine.run(
