@@ -64,6 +64,7 @@ class AsyncView:
     search = _awaited(View.search)
     update = _awaited(View.update)
     restore = _awaited(View.restore)
+    versions = _awaited(View.versions)
     history = _awaited(View.history)
     forget = _awaited(View.forget)
     messages = _awaited(View.messages)

@@ -71,11 +71,16 @@ def checked_label(value: object, *, what: str) -> str | None:
     return value
 
 
+def checked_keys(keys: Iterable[str], *, what: str) -> tuple[str, ...]:
+    """Return short strings in the order given, each once."""
+    if isinstance(keys, str):
+        raise InvalidInput(f"{what}s are a list of strings, not one: use [{keys!r}]")
+    return tuple(dict.fromkeys(checked_key(key, what=what) for key in keys))
+
+
 def checked_tags(tags: Iterable[str], *, what: str = "tag") -> tuple[str, ...]:
     """Return tags in the order given, each once."""
-    if isinstance(tags, str):
-        raise InvalidInput(f"{what}s are a list of strings, not one: use [{tags!r}]")
-    found = tuple(dict.fromkeys(checked_key(tag, what=what) for tag in tags))
+    found = checked_keys(tags, what=what)
     if len(found) > MAX_TAGS:
         raise InvalidInput(f"at most {MAX_TAGS} {what}s, not {len(found)}")
     return found

@@ -84,11 +84,11 @@ class MemOS(View):
         Raises:
             InvalidNamespace: a label that cannot be one.
         """
-        return View(self._engine, Namespace(*labels), caller or self.caller)
+        return View(self.engine, Namespace(*labels), caller or self.caller)
 
     def close(self) -> None:
         """Close the connections; a private server stops when its last user has closed."""
-        self._engine.close()
+        self.engine.close()
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,6 @@ Without a language model it keeps each turn word for word, with its speaker and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, cast
 
 from uuid_utils.compat import uuid7
@@ -52,7 +51,6 @@ def drafts_from(
     messages: Sequence[Message], *, created_by: str | None, settings: Settings
 ) -> Iterator[Draft]:
     """Keep each turn as a cube of its own; one too long for a cube becomes several."""
-    now = datetime.now(UTC)
     for message in messages:
         for part in _parts(message.content, settings.max_text):
             said_at = message.created_at
@@ -65,14 +63,12 @@ def drafts_from(
                 role=message.role,
                 said_at=said_at,
             )
-            # A speaker's clock ahead of ours must not hide what was just said.
-            start = said_at if said_at and said_at <= now else None
             yield Draft(
                 id=uuid7(),
                 text=part,
                 lexical=lexical_text(part, provenance),
                 provenance=provenance,
-                header=Header(semantic_type="turn", owner=created_by, valid_from=start),
+                header=Header(semantic_type="turn", owner=created_by, valid_from=said_at),
             )
 
 

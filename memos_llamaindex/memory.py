@@ -15,7 +15,7 @@ from llama_index.core.memory import BaseMemory
 from pydantic import ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
-from memos_core import Caller, CubeNotFound, Hit, Message, View
+from memos_core import Caller, Hit, Message, View
 from memos_llamaindex.recall import QUERY_CHARACTERS, memory_block, with_recall
 from memos_llamaindex.registry import DEFAULT_BACKEND, mark_of, reattached
 from memos_llamaindex.transcript import chat_message, history_of, turns_from, turns_to_become
@@ -25,7 +25,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MEMORY_SHARE = 4  # memories take at most this part of the token limit: a fourth
-_MOST_HITS = 10_000  # of one search
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,37 +234,29 @@ class MemOSMemory(BaseMemory):
         # A question that is not stored yet is asked anew each time: no message tells its turn.
         stored = newest is not None and _question(newest.content) == question
         turn = (newest.id, question) if newest and stored else None
-        if (last := self._recalled) and last.turn == turn and all(map(self._stands, last.hits)):
+        if (last := self._recalled) and last.turn == turn and self._stand(last.hits):
             return last.block
 
         share = self.token_limit // MEMORY_SHARE
         shown = window(budget)
-        found = self._search(question, beside=len(shown))
-        hits = self._unseen(found, history, shown)
+        hits = self._unseen(question, history, shown)
         if hits and sum(map(cost, shown)) + share > budget:  # what makes room can be recalled too
             shown = window(budget - share)
-            hits = self._unseen(found, history, shown)
+            hits = self._unseen(question, history, shown)
         always = sum(map(cost, window(0)))
         block = memory_block(hits, tokens=min(share, budget - always), count=self._count)
         if turn:
             self._recalled = _Recalled(turn=turn, hits=tuple(hits), block=block)
         return block
 
-    def _stands(self, hit: Hit) -> bool:
-        """Tell whether a memory is as it was: what was forgotten since must not be shown again."""
-        try:
-            return self.memos.history(hit.cube.id)[-1].version == hit.cube.version
-        except CubeNotFound:
-            return False
+    def _stand(self, hits: Sequence[Hit]) -> bool:
+        """Tell whether memories are as they were: what was forgotten must not be shown again."""
+        versions = {hit.cube.id: hit.cube.version for hit in hits}
+        return self.memos.versions(versions) == versions
 
-    def _search(self, question: str, *, beside: int) -> list[Hit]:
-        return self.memos.search(question, k=min(self.k + beside, _MOST_HITS))
-
-    def _unseen(
-        self, hits: Sequence[Hit], history: Sequence[Message], shown: Sequence[int]
-    ) -> list[Hit]:
-        seen = {history[at].id for at in shown}
-        return [hit for hit in hits if seen.isdisjoint(hit.message_ids)][: self.k]
+    def _unseen(self, question: str, history: Sequence[Message], shown: Sequence[int]) -> list[Hit]:
+        seen = [history[at].id for at in shown]
+        return self.memos.search(question, k=self.k, exclude_messages=seen)
 
     def _count(self, text: str) -> int:
         return len(self.tokenizer_fn(text)) if text else 0

@@ -30,12 +30,12 @@ def attach(memos: View, *, name: str = DEFAULT_BACKEND) -> None:
     A MemOS that a ``MemOSMemory`` was made with is known already; this is for a process that
     restores a context before it makes a memory. The last one attached under a name counts.
     """
-    attached[name] = _engine(memos)
+    attached[name] = memos.engine
 
 
 def mark_of(memos: View, *, name: str) -> str:
     """Note that a memory uses ``memos`` under ``name``; return the mark that leads back to it."""
-    engine = _engine(memos)
+    engine = memos.engine
     mark = _marks.setdefault(engine, str(uuid4()))
     _marked[mark] = engine
     in_use.setdefault(name, engine)
@@ -57,8 +57,3 @@ def reattached(
             f"memos_llamaindex.attach(memos, name={name!r}) before restoring what was saved"
         )
     return View(engine, Namespace(*labels), caller)
-
-
-def _engine(memos: View) -> Any:
-    # What all views of a MemOS share, and what lives as long as one of them does.
-    return memos._engine  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] a view does not name its MemOS

@@ -10,7 +10,7 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
-from memos_core import Hit, Kind, View
+from memos_core import AsyncView, Hit, Kind, View
 from memos_llamaindex.recall import QUERY_CHARACTERS
 
 # What tells a program where a memory came from would only distract a language model.
@@ -61,7 +61,7 @@ class MemOSRetriever(BaseRetriever):
         return [_node(hit) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        hits = await self.memos.awaited().search(_question(query_bundle), **self._options)
+        hits = await AsyncView(self.memos).search(_question(query_bundle), **self._options)
         return [_node(hit) for hit in hits]
 
 

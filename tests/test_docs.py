@@ -19,9 +19,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_readme_snippet_runs(
-    number: int, database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readme_snippet_runs(number: int, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMOS_DATABASE", database)
     # What a reader has already: a chat model of either framework.
     given = {"model": QuotingChatModel(), "llm": QuotingLLM()}

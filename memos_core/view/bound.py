@@ -16,12 +16,12 @@ from memos_core.text import checked_text
 
 
 class Bound:
-    """An engine bound to a namespace and a caller."""
+    """An engine, which all views of a MemOS share, bound to a namespace and a caller."""
 
     def __init__(self, engine: Engine, namespace: Namespace, caller: Caller | None = None) -> None:
         self.namespace = namespace
         self.caller = caller
-        self._engine = engine
+        self.engine = engine
         self._scope = Scope(namespace=namespace, caller=caller)
 
     def __repr__(self) -> str:
@@ -30,15 +30,10 @@ class Bound:
     @property
     def threads(self) -> ThreadPoolExecutor:
         """The threads on which async faces run this view's verbs."""
-        return self._engine.threads
-
-    def awaited(self):
-        from memos_core.aio import AsyncView
-
-        return AsyncView(self)
+        return self.engine.threads
 
     def _text(self, text: object, *, what: str = "text") -> str:
-        return checked_text(text, limit=self._engine.settings.max_text, what=what)
+        return checked_text(text, limit=self.engine.settings.max_text, what=what)
 
     def _missing(self, cubes: Sequence[UUID]) -> NoReturn:
         raise CubeNotFound(

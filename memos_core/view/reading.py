@@ -10,6 +10,7 @@ from uuid import UUID
 from memos_core.checks import (
     checked_count,
     checked_id,
+    checked_keys,
     checked_kind,
     checked_label,
     checked_score,
@@ -35,12 +36,12 @@ class Reading(Bound):
             CubeNotFound: there is, or was then, no such cube in this view.
         """
         cube = checked_id(id)
-        found = self._engine.run(
+        found = self.engine.run(
             cubes.get(
                 self._scope,
                 cube,
                 as_of=checked_time(as_of, what="as_of"),
-                log=self._engine.settings.read_events,
+                log=self.engine.settings.read_events,
             )
         )
         return found or self._missing([cube])
@@ -53,6 +54,7 @@ class Reading(Bound):
         offset: int = 0,
         filter: Mapping[Any, object] | None = None,
         tags: Iterable[str] | None = None,
+        exclude_messages: Iterable[str] = (),
         kinds: Iterable[Kind | str] | None = None,
         semantic_type: str | None = None,
         as_of: datetime | str | None = None,
@@ -70,7 +72,8 @@ class Reading(Bound):
         ``filter`` compares metadata: ``{"year": {"$gte": 2020}, "address.city": "Oslo"}``, with
         ``$eq $ne $gt $gte $lt $lte $in``; all must hold. Numbers compare as numbers, strings as
         strings, and never with each other; ``$ne`` also holds where the key is absent. A tuple
-        names a path whose keys hold dots. ``tags`` must all be there.
+        names a path whose keys hold dots. ``tags`` must all be there. Cubes that came from one of
+        ``exclude_messages`` are left out, such as turns that the asker has before him already.
 
         ``as_of`` asks what was known at a moment. ``valid_at`` asks for what was true at a moment
         (default: at ``as_of``, else now; "any" for whenever). ``context=n`` adds the turn a hit
@@ -80,7 +83,7 @@ class Reading(Bound):
             InvalidText, InvalidFilter, InvalidInput: the question cannot be asked.
         """
         moment = None if valid_at == "any" else checked_time(valid_at, what="valid_at")
-        settings = self._engine.settings
+        settings = self.engine.settings
         question = self._text(query, what="query")
         wanted = search.Query(
             words=searchable(question),
@@ -88,6 +91,7 @@ class Reading(Bound):
             offset=checked_count(offset, what="offset", most=10**9),
             conditions=compiled(filter),
             tags=checked_tags(tags or ()),
+            without=checked_keys(exclude_messages, what="message id"),
             kinds=None if kinds is None else tuple(checked_kind(kind) for kind in kinds),
             semantic_type=checked_label(semantic_type, what="semantic_type"),
             as_of=checked_time(as_of, what="as_of"),
@@ -99,9 +103,14 @@ class Reading(Bound):
             lexical_weight=settings.lexical_weight,
             log=settings.read_events,
         )
-        engine = self._engine
+        engine = self.engine
         vector = engine.question(question)
         return engine.run(search.search(self._scope, wanted, vector, model=engine.model))
+
+    def versions(self, ids: Iterable[UUID | str]) -> dict[UUID, int]:
+        """Return the version each cube stands at, without those that are gone: still as it was?"""
+        wanted = [checked_id(one) for one in ids]
+        return self.engine.run(cubes.versions(self._scope, wanted))
 
     def history(self, id: UUID | str) -> list[MemCube]:
         """Return every version of a cube, the oldest first.
@@ -110,17 +119,17 @@ class Reading(Bound):
             CubeNotFound: no such cube in this view.
         """
         cube = checked_id(id)
-        return self._engine.run(cubes.history(self._scope, cube)) or self._missing([cube])
+        return self.engine.run(cubes.history(self._scope, cube)) or self._missing([cube])
 
     def messages(
         self, *, session: str | None = None, limit: int | None = None, retired: bool = False
     ) -> list[Message]:
-        """Return the message log, or its latest ``limit`` messages, in the order they were said.
+        """Return the messages of this namespace, or the latest ``limit``, in the order said.
 
         Forgotten messages are left out, and retired ones too unless asked for.
         """
         most = None if limit is None else checked_count(limit, what="limit")
-        return self._engine.run(
+        return self.engine.run(
             messages.messages(
                 self._scope,
                 session=checked_label(session, what="session"),
@@ -145,7 +154,7 @@ class Reading(Bound):
         ``caller`` is a user's name. Changes are written in the transaction they describe; a read
         of the last fraction of a second may be missing after a crash of the server.
         """
-        return self._engine.run(
+        return self.engine.run(
             events.events(
                 self._scope,
                 kind=checked_label(kind, what="kind"),
@@ -160,4 +169,4 @@ class Reading(Bound):
 
     def stats(self) -> Stats:
         """Count what this view holds."""
-        return self._engine.run(events.stats(self._scope))
+        return self.engine.run(events.stats(self._scope))

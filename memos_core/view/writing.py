@@ -128,12 +128,13 @@ class Writing(Bound):
         Raises:
             InvalidInput, InvalidText: a message cannot be stored; none was.
         """
-        settings = self._engine.settings
+        settings = self.engine.settings
         said = reader.messages_from(messages, session=session, settings=settings)
         if not said:
             return []
-        unread = self._engine.run(
-            log.log(self._scope, [(one, reader.is_readable(one)) for one in said])
+        unread = self.engine.run(
+            log.lock(self._scope),
+            log.log(self._scope, [(one, reader.is_readable(one)) for one in said]),
         )
         user = self.caller.user if self.caller else None
         drafts = list(reader.drafts_from(unread, created_by=user, settings=settings))
@@ -204,7 +205,7 @@ class Writing(Bound):
                 raise CubeNotFound(
                     f"cube {current.id} has no version {version}: the last is {current.version}"
                 )
-            return self._engine.run(
+            return self.engine.run(
                 changes.restore(self._scope, current.id, version=version, expected=current.version)
             )
 
@@ -222,7 +223,7 @@ class Writing(Bound):
         many = ids if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids]
         wanted = list(dict.fromkeys(checked_id(one) for one in many))
         # Locked first: the erasing statement must see what a change under way has just written.
-        report = self._engine.run(
+        report = self.engine.run(
             changes.lock(self._scope, wanted), changes.forget(self._scope, wanted)
         )
         if missing := [cube for cube in wanted if cube not in report.cubes]:
@@ -234,14 +235,14 @@ class Writing(Bound):
 
         The messages stay in the log as sources, and the cubes made of them stand.
         """
-        return self._engine.run(log.retire(self._scope, checked_key(session, what="session")))
+        return self.engine.run(log.retire(self._scope, checked_key(session, what="session")))
 
     def _store(
         self, drafts: Sequence[cubes.Draft], *, read_messages: Sequence[str] | None = None
     ) -> list[MemCube]:
         if not drafts:
             return []
-        engine = self._engine
+        engine = self.engine
         vectors = engine.documents([draft.text for draft in drafts])
         return engine.run(
             cubes.add(self._scope, drafts, vectors, model=engine.model, read_messages=read_messages)
@@ -250,7 +251,7 @@ class Writing(Bound):
     def _update(
         self, current: MemCube, header: changes.Change, mode: Literal["overwrite", "append"]
     ) -> MemCube | None:
-        change, vector, engine = header, None, self._engine
+        change, vector, engine = header, None, self.engine
         if header.text is not None:
             joined = f"{current.text}\n{header.text}" if mode == "append" else header.text
             text = self._text(joined)
@@ -274,7 +275,7 @@ class Writing(Bound):
     ) -> MemCube:
         """Compare and swap: an attempt that finds the cube moved on is made again."""
         while True:
-            current = self._engine.run(cubes.current(self._scope, cube)) or self._missing([cube])
+            current = self.engine.run(cubes.current(self._scope, cube)) or self._missing([cube])
             if expected is not None and current.version != expected:
                 raise VersionConflict(
                     f"cube {cube} is at version {current.version}, not {expected}: "

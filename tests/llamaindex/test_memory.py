@@ -169,10 +169,6 @@ class TestHistory:
         await asyncio.gather(*(memory.aput(user(f"fact {n}")) for n in range(40)))
         assert sorted(texts(await memory.aget_all())) == sorted(f"fact {n}" for n in range(40))
 
-    @pytest.mark.xfail(
-        reason="the core numbers the messages of one ingest one by one: two calls interleave",
-        strict=False,
-    )
     async def test_concurrent_tool_turns_do_not_interleave(self, memory: MemOSMemory):
         await asyncio.gather(*(memory.aput_messages(tool_turn(n)) for n in range(10)))
         history = await memory.aget_all()

@@ -83,7 +83,9 @@ _ADD: LiteralString = (
         SELECT
             %(tenant)s, draft.id, %(namespace)s::text[], 'plaintext', 'generated', 1, draft.text,
             semantic_type, tags, metadata, provenance, message_ids, owner, priority, sensitivity,
-            valid_from, valid_to, now(), now(), now() + make_interval(secs => ttl),
+            -- A speaker's clock ahead of ours must not hide what was just said.
+            CASE WHEN %(reading)s AND valid_from > now() THEN NULL ELSE valid_from END,
+            valid_to, now(), now(), now() + make_interval(secs => ttl),
             word_count, words, embedding
         FROM ROWS FROM (
             jsonb_to_recordset(%(drafts)s::jsonb) AS (
@@ -233,6 +235,23 @@ _CURRENT: LiteralString = (
 def current(scope: Scope, cube: UUID) -> Statement[MemCube | None]:
     """Read the current version of a cube for a change to it; no event."""
     return Statement(sql=_CURRENT, parameters=scope.parameters(id=cube), read=first_cube)
+
+
+_VERSIONS: LiteralString = (
+    """
+    SELECT id, version FROM memos.cube
+    WHERE id = ANY(%(ids)s::uuid[]) AND (expires_at IS NULL OR expires_at > now()) AND """
+    + INSIDE
+)
+
+
+def versions(scope: Scope, cubes: Sequence[UUID]) -> Statement[dict[UUID, int]]:
+    """Read at which versions cubes stand; those that are gone are left out."""
+    return Statement(
+        sql=_VERSIONS,
+        parameters=scope.parameters(ids=list(cubes)),
+        read=lambda rows: {row["id"]: row["version"] for row in rows},
+    )
 
 
 _HISTORY: LiteralString = (

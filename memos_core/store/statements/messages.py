@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import LiteralString
 
 from memos_core.message import Message
-from memos_core.store.statement import Row, Statement
-from memos_core.store.statements.scope import INSIDE, Scope
+from memos_core.store.statement import Row, Statement, ignored
+from memos_core.store.statements.scope import Scope
 
 
 def message_from(row: Row) -> Message:
@@ -36,6 +36,16 @@ def _messages(rows: Sequence[Row]) -> list[Message]:
 # The answer names what is still unread: the new messages, those of an earlier call whose reading
 # failed, and older leftovers of the namespace. A reader at work elsewhere has a minute's grace;
 # two readers of one message cost double work, never a double cube.
+_LOCK: LiteralString = """
+    SELECT pg_advisory_xact_lock(hashtextextended(array_to_string(%(namespace)s::text[], '/'), 0))
+    """
+
+
+def lock(scope: Scope) -> Statement[None]:
+    """Keep other appenders out until the transaction ends, so that what was said stays together."""
+    return Statement(sql=_LOCK, parameters=scope.parameters(), read=ignored)
+
+
 _LOG: LiteralString = """
     WITH sent AS (
         SELECT * FROM jsonb_to_recordset(%(messages)s::jsonb) AS sent (
@@ -88,19 +98,16 @@ def log(scope: Scope, messages: Sequence[tuple[Message, bool]]) -> Statement[lis
     )
 
 
-_MESSAGES: LiteralString = (
-    """
+_MESSAGES: LiteralString = """
     SELECT * FROM (
         SELECT * FROM memos.message
         WHERE (%(session)s::text IS NULL OR session = %(session)s::text)
-            AND (%(retired)s OR retired_at IS NULL) AND forgotten_at IS NULL AND """
-    + INSIDE
-    + """
+            AND (%(retired)s OR retired_at IS NULL) AND forgotten_at IS NULL
+            AND tenant = %(tenant)s AND namespace = %(namespace)s::text[]
         ORDER BY position DESC LIMIT %(limit)s
     ) AS latest
     ORDER BY position
     """
-)
 
 
 def messages(
@@ -114,18 +121,15 @@ def messages(
     )
 
 
-_RETIRE: LiteralString = (
-    """
+_RETIRE: LiteralString = """
     WITH retired AS (
         UPDATE memos.message SET retired_at = now()
-        WHERE session = %(session)s AND retired_at IS NULL AND """
-    + INSIDE
-    + """
+        WHERE session = %(session)s AND retired_at IS NULL
+            AND tenant = %(tenant)s AND namespace = %(namespace)s::text[]
         RETURNING id
     )
     SELECT count(*) AS retired FROM retired
     """
-)
 
 
 def retire(scope: Scope, session: str) -> Statement[int]:

@@ -29,6 +29,7 @@ class Query:
     offset: int
     conditions: str | None
     tags: tuple[str, ...]
+    without: tuple[str, ...]
     kinds: tuple[str, ...] | None
     semantic_type: str | None
     as_of: datetime | None
@@ -76,6 +77,7 @@ _PASSES: LiteralString = """
         AND coalesce(valid_to > coalesce(%(valid_at)s, %(as_of)s, now()), true)
     ))
     AND tags @> %(tags)s::text[]
+    AND NOT message_ids && %(without)s::text[]
     AND (%(kinds)s::text[] IS NULL OR kind = ANY(%(kinds)s::text[]))
     AND (%(semantic_type)s::text IS NULL OR semantic_type = %(semantic_type)s::text)
     AND (%(conditions)s::jsonb IS NULL OR NOT EXISTS (
@@ -206,6 +208,7 @@ def search(scope: Scope, query: Query, embedding: Vectors, *, model: str) -> Sta
             offset=query.offset,
             conditions=query.conditions,
             tags=list(query.tags),
+            without=list(query.without),
             kinds=None if query.kinds is None else list(query.kinds),
             semantic_type=query.semantic_type,
             as_of=query.as_of,
