@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -73,7 +73,7 @@ def _fail(error: MemOSError) -> NoReturn:
 
 
 @contextmanager
-def _view(database: str | None, at: list[str] | None, doing: str) -> Iterator[View]:
+def _view(database: str | None, at: list[str] | None, doing: str) -> Generator[View]:
     """Open the memory; loading the model or starting the server can take seconds, so say so."""
     with progress_output.status(doing), MemOS.open(database) as memos:
         yield memos.at(*at) if at else memos

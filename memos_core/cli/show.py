@@ -49,15 +49,14 @@ def history(versions: Sequence[MemCube]) -> RenderableType:
 def events(log: Sequence[Event]) -> RenderableType:
     """Show the audit log, the latest first."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("at", "what", "by", "where", "cubes", "details"):
-        table.add_column(column, overflow="fold")
+    for column in ("at", "what", "by", "cubes", "details"):
+        table.add_column(column, overflow="fold", no_wrap=column == "at")
     for event in log:
         details = ", ".join(f"{key} {value}" for key, value in event.details.items())
         table.add_row(
             _time(event.at),
             event.kind,
             Text(event.user or "-"),
-            Text("/".join(event.namespace)),
             _ids([str(one) for one in event.cube_ids]),
             details,
         )
@@ -94,9 +93,9 @@ def _hit(place: int, hit: Hit) -> RenderableType:
         ("━" * (_BAR - filled), "bright_black"),
         (f" {hit.score:.3f}  ", "bold"),
         (origin(hit.cube), "cyan"),
-        ("  " + _signals(hit), "dim"),
     )
-    body = Group(Text(hit.text), Text(str(hit.cube.id), style="dim"), *_context(hit))
+    foot = Text(f"{_signals(hit)}  {hit.cube.id}", style="dim")
+    body = Group(Text(hit.text), foot, *_context(hit))
     return Group(head, Padding(body, (0, 0, 0, 3)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from langchain.agents import create_agent
+from langchain.agents import create_agent  # pyright: ignore[reportUnknownVariableType] generic
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -63,7 +63,8 @@ class QuotingLLM(CustomLLM):
 
 def ask_langchain(view: View, questions: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Ask an agent, each question in a thread of its own: all it knows of the others is memory."""
-    agent = create_agent(QuotingChatModel(), tools=[], middleware=[MemOSMiddleware(view)])
+    memory = MemOSMiddleware(view, min_score=0.3)
+    agent: Any = create_agent(QuotingChatModel(), tools=[], middleware=[memory])
     for question in questions:
         state = agent.invoke({"messages": [{"role": "user", "content": question}]})
         yield question, state["messages"][-1].text
@@ -73,5 +74,5 @@ def ask_llamaindex(view: View, questions: Sequence[str]) -> Iterator[tuple[str, 
     """Ask a chat engine, each question in a session of its own."""
     for number, question in enumerate(questions, 1):
         memory = MemOSMemory.from_defaults(memos=view, session_id=f"llamaindex-{number}")
-        engine = SimpleChatEngine.from_defaults(llm=QuotingLLM(), memory=memory)
+        engine: Any = SimpleChatEngine.from_defaults(llm=QuotingLLM(), memory=memory)
         yield question, str(engine.chat(question))

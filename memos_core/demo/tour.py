@@ -141,7 +141,8 @@ class Tour:
             "the LlamaIndex engine did not recall what the LangChain agent was told",
         )
         self._say("The LangChain agent was told so; the memory knows where it has it from:")
-        self._search(view, said["llamaindex"][-1])
+        asking = [turn.id for turn in view.messages(limit=2)]  # the question itself, and its answer
+        self._search(view, said["llamaindex"][-1], exclude_messages=asking)
 
     def _audit(self, view: View) -> None:
         self._step("The audit log", "view.events()")

@@ -1,0 +1,95 @@
+"""Memories as documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManagerForRetrieverRun,
+)
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
+from pydantic import ConfigDict, Field
+from typing_extensions import override
+
+from memos_core import AsyncView, Hit, Kind, View
+
+
+class MemOSRetriever(BaseRetriever):
+    """Finds memories: ``MemOSRetriever(memos=memos.at("acme", "ann"), k=5).invoke("question")``.
+
+    ``k`` may also be given to ``invoke``. A document's id is the cube's; its metadata is the cube's
+    with ``score``, ``reasons``, ``version``, ``speaker``, ``message_ids`` and the like beside it.
+    The other fields are those of ``View.search``.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    memos: View = Field(exclude=True)
+    k: int = 4
+    filter: Mapping[Any, object] | None = None
+    kinds: Sequence[Kind] | None = None
+    semantic_type: str | None = None
+    with_tags: Sequence[str] | None = None
+    """Tags that cubes must have; ``tags`` are LangChain's own, for tracing."""
+    as_of: datetime | None = None
+    valid_at: datetime | str | None = None
+    min_score: float | None = None
+
+    @override
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
+    ) -> list[Document]:
+        return [document(hit) for hit in self.memos.search(query, **self._options(k))]
+
+    @override
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
+    ) -> list[Document]:
+        hits = await AsyncView(self.memos).search(query, **self._options(k))
+        return [document(hit) for hit in hits]
+
+    def _options(self, k: int | None) -> dict[str, Any]:
+        return {
+            "k": self.k if k is None else k,
+            "filter": self.filter,
+            "kinds": self.kinds,
+            "semantic_type": self.semantic_type,
+            "tags": self.with_tags,
+            "as_of": self.as_of,
+            "valid_at": self.valid_at,
+            "min_score": self.min_score,
+        }
+
+    @override
+    def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
+        return LangSmithRetrieverParams(
+            ls_retriever_name="memos",
+            ls_vector_store_provider="postgresql",
+            ls_embedding_model=self.memos.engine.model,
+        )
+
+
+def document(hit: Hit) -> Document:
+    """Return a hit as a document."""
+    cube = hit.cube
+    said = cube.provenance
+    facts = {
+        "score": hit.score,
+        "reasons": dict(hit.reasons),
+        "namespace": list(cube.namespace),
+        "version": cube.version,
+        "tags": list(cube.tags),
+        "source": said.source,
+        "speaker": said.speaker,
+        "session": said.session,
+        "said_at": said.said_at.isoformat() if said.said_at else None,
+        "message_ids": list(hit.message_ids),
+        "created_at": cube.created_at.isoformat(),
+        "updated_at": cube.updated_at.isoformat(),
+    }
+    known = {name: fact for name, fact in facts.items() if fact is not None}
+    return Document(id=str(cube.id), page_content=hit.text, metadata={**cube.metadata, **known})
