@@ -26,9 +26,12 @@ _BLOCK = "Memories of earlier conversations that may help:\n{memories}\n\n"
 
 
 class MemoryState(AgentState[Any]):
-    """An agent's state with what was recalled for the run; never checkpointed, never shown."""
+    """An agent's state with what each middleware recalled for the run, by the middleware's name.
 
-    memos_recalled: NotRequired[Annotated[str | None, UntrackedValue, PrivateStateAttr]]
+    Never checkpointed, never shown.
+    """
+
+    memos_recalled: NotRequired[Annotated[dict[str, str], UntrackedValue, PrivateStateAttr]]
 
 
 class MemOSMiddleware(AgentMiddleware[MemoryState, Any, Any]):
@@ -91,14 +94,14 @@ class MemOSMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         view, session = self._view(runtime), _session(runtime)
         recalled = self._recall(view, state["messages"], session)
         view.ingest(_turns(state["messages"], session), session=session)
-        return {"memos_recalled": recalled}
+        return {"memos_recalled": {**state.get("memos_recalled", {}), self.name: recalled}}
 
     @override
     async def abefore_agent(self, state: MemoryState, runtime: Runtime[Any]) -> dict[str, Any]:
         view, session = self._view(runtime), _session(runtime)
         recalled = await self._arecall(view, state["messages"], session)
         await AsyncView(view).ingest(_turns(state["messages"], session), session=session)
-        return {"memos_recalled": recalled}
+        return {"memos_recalled": {**state.get("memos_recalled", {}), self.name: recalled}}
 
     @override
     def wrap_model_call(
@@ -106,7 +109,7 @@ class MemOSMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
-        recalled = _recalled(request)
+        recalled = self._recalled(request)
         if recalled is None:  # a resumed run begins after before_agent
             view, session = self._view(request.runtime), _session(request.runtime)
             recalled = self._recall(view, request.messages, session)
@@ -118,7 +121,7 @@ class MemOSMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
-        recalled = _recalled(request)
+        recalled = self._recalled(request)
         if recalled is None:
             view, session = self._view(request.runtime), _session(request.runtime)
             recalled = await self._arecall(view, request.messages, session)
@@ -137,6 +140,9 @@ class MemOSMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         await AsyncView(self._view(runtime)).ingest(turns, session=session)
 
     # --- recalling --------------------------------------------------------------------------------
+
+    def _recalled(self, request: ModelRequest[Any]) -> str | None:
+        return cast("MemoryState", request.state).get("memos_recalled", {}).get(self.name)
 
     def _recall(self, view: View, messages: Sequence[AnyMessage], session: str | None) -> str:
         question, options = _question(messages), self._around(messages, session)
@@ -192,10 +198,6 @@ class _Given(dict[str, object]):
 def _session(runtime: Runtime[Any]) -> str | None:
     info = runtime.execution_info
     return info.thread_id if info else None
-
-
-def _recalled(request: ModelRequest[Any]) -> str | None:
-    return cast("str | None", request.state.get("memos_recalled"))
 
 
 def _with_memories(request: ModelRequest[Any], memories: str) -> ModelRequest[Any]:

@@ -1,0 +1,221 @@
+"""MemOSMiddleware in agents made with create_agent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command, interrupt
+from pydantic import Field
+
+from memos_core import InvalidInput, MemOS, View
+from memos_langchain import MemOSMiddleware
+from tests.support import WordEmbedder
+
+ALLERGY = "I am allergic to peanuts."
+QUESTION = "What am I allergic to?"
+
+
+class ScriptedModel(BaseChatModel):
+    """Says what it is told to, then "ok"; keeps the prompts it was given."""
+
+    script: list[AIMessage] = Field(default_factory=list)
+    prompts: list[list[BaseMessage]] = Field(default_factory=list)
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def bind_tools(self, tools: Any, **_options: Any) -> ScriptedModel:
+        del tools
+        return self
+
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_rest: Any
+    ) -> ChatResult:
+        del stop, run_manager
+        self.prompts.append(list(messages))
+        said = self.script.pop(0) if self.script else AIMessage("ok")
+        return ChatResult(generations=[ChatGeneration(message=said)])
+
+
+def calls(name: str) -> AIMessage:
+    return AIMessage("", tool_calls=[{"name": name, "args": {}, "id": "call-1"}])
+
+
+def asks(text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+def thread(name: str) -> Any:
+    return {"configurable": {"thread_id": name}}
+
+
+def contents(view: View) -> list[str]:
+    return [message.content for message in view.messages()]
+
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(params=["invoke", "ainvoke"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs an agent, blocking and awaited."""
+
+    def invoke(agent: Any, *args: Any, **options: Any) -> Any:
+        if request.param == "invoke":
+            return agent.invoke(*args, **options)
+        return asyncio.run(agent.ainvoke(*args, **options))
+
+    return invoke
+
+
+def test_a_later_run_remembers_an_earlier_one(run: Run, ann: View) -> None:
+    model = ScriptedModel()
+    agent = create_agent(model, tools=[], middleware=[MemOSMiddleware(ann)])
+    run(agent, asks(ALLERGY))
+    state = run(agent, asks(QUESTION))
+    shown = model.prompts[-1][-1].text
+    assert ALLERGY in shown
+    assert shown.endswith(QUESTION)
+    assert state["messages"][0].text == QUESTION, "what is recalled is not part of the conversation"
+    assert "memos_recalled" not in state
+
+
+def test_memory_outlives_the_process(run: Run, ann: View, database: str) -> None:
+    run(create_agent(ScriptedModel(), middleware=[MemOSMiddleware(ann)]), asks(ALLERGY))
+    with MemOS.open(database, embedder=WordEmbedder()) as reopened:
+        model = ScriptedModel()
+        middleware = MemOSMiddleware(reopened.at("acme", "ann"))
+        run(create_agent(model, middleware=[middleware]), asks(QUESTION))
+        assert ALLERGY in model.prompts[0][-1].text
+
+
+def test_a_turn_in_view_is_not_shown_twice(run: Run, ann: View) -> None:
+    model = ScriptedModel()
+    agent = create_agent(model, middleware=[MemOSMiddleware(ann)], checkpointer=InMemorySaver())
+    run(agent, asks(ALLERGY), thread("one"))
+    run(agent, asks(QUESTION), thread("one"))
+    assert [message.text for message in model.prompts[-1]] == [ALLERGY, "ok", QUESTION]
+    run(agent, asks(QUESTION), thread("two"))
+    assert model.prompts[-1][-1].text.count(ALLERGY) == 1
+
+
+def test_the_prompt_before_the_question_stays_the_same(run: Run, ann: View) -> None:
+    def look() -> str:
+        """Look."""
+        return "seen"
+
+    ann.add("Ann is allergic to peanuts.")
+    model = ScriptedModel(script=[calls("look")])
+    agent = create_agent(
+        model, tools=[look], middleware=[MemOSMiddleware(ann)], system_prompt="Be kind."
+    )
+    run(agent, asks(QUESTION))
+    first, second = model.prompts
+    assert first[0] == SystemMessage("Be kind.")
+    assert second[: len(first)] == first
+    searches = [event for event in ann.events() if event.kind == "searched"]
+    assert len(searches) == 1, "recalled once a run"
+
+
+@dataclass
+class Context:
+    user_id: str
+
+
+def test_users_do_not_see_each_other(run: Run, memos: MemOS) -> None:
+    model = ScriptedModel()
+    middleware = MemOSMiddleware(memos, namespace=("acme", "{user_id}"))
+    agent = create_agent(model, middleware=[middleware], context_schema=Context)
+    run(agent, asks(ALLERGY), context=Context("ann@x.org"))
+    run(agent, asks(QUESTION), context=Context("bob {x}"))
+    assert ALLERGY not in model.prompts[-1][-1].text
+    run(agent, asks(QUESTION), {"configurable": {"user_id": "ann@x.org"}})
+    assert ALLERGY in model.prompts[-1][-1].text
+    assert contents(memos.at("acme", "bob {x}")) == [QUESTION, "ok"]
+
+
+def test_a_run_that_names_no_user_is_told_so(run: Run, memos: MemOS) -> None:
+    agent = create_agent(
+        ScriptedModel(), middleware=[MemOSMiddleware(memos, namespace=("acme", "{user_id}"))]
+    )
+    with pytest.raises(InvalidInput, match="user_id"):
+        run(agent, asks(ALLERGY))
+    assert memos.at("acme").stats().messages == 0
+
+
+def test_namespace_needs_the_whole_memos(ann: View) -> None:
+    with pytest.raises(InvalidInput, match="pass the MemOS"):
+        MemOSMiddleware(ann, namespace=("{user_id}",))
+
+
+def test_an_exception_in_a_tool_loses_nothing(run: Run, ann: View) -> None:
+    def fail() -> str:
+        """Fail."""
+        raise RuntimeError("broken tool")
+
+    model = ScriptedModel(script=[AIMessage("Let me see.", tool_calls=calls("fail").tool_calls)])
+    agent = create_agent(model, tools=[fail], middleware=[MemOSMiddleware(ann)])
+    with pytest.raises(RuntimeError, match="broken tool"):
+        run(agent, asks(ALLERGY))
+    assert contents(ann) == [ALLERGY, "Let me see."]
+    assert [hit.text for hit in ann.search("allergic", k=1)] == [ALLERGY]
+
+
+def test_a_resumed_run_recalls_again_and_stores_once(run: Run, ann: View) -> None:
+    def confirm() -> str:
+        """Ask."""
+        return str(interrupt("sure?"))
+
+    ann.add("Ann is allergic to peanuts.")
+    model = ScriptedModel(script=[calls("confirm")])
+    agent = create_agent(
+        model, tools=[confirm], middleware=[MemOSMiddleware(ann)], checkpointer=InMemorySaver()
+    )
+    run(agent, asks(QUESTION), thread("one"))
+    run(agent, Command(resume="yes"), thread("one"))
+    questions = [prompt[0].text for prompt in model.prompts]
+    assert questions[0] == questions[1] != QUESTION
+    assert contents(ann) == [QUESTION, "", "yes", "ok"]
+
+
+def test_content_in_parts_keeps_its_parts(run: Run, ann: View) -> None:
+    ann.add("Ann is allergic to peanuts.")
+    model = ScriptedModel()
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    asked = HumanMessage([{"type": "text", "text": QUESTION}, image])
+    run(create_agent(model, middleware=[MemOSMiddleware(ann)]), {"messages": [asked]})
+    content = model.prompts[0][-1].content
+    assert isinstance(content, list)
+    assert content[1:] == [{"type": "text", "text": QUESTION}, image]
+
+
+def test_memories_keep_to_the_token_limit(run: Run, ann: View) -> None:
+    ann.add([f"Ann is allergic to peanuts, case {number}." for number in range(50)])
+    model = ScriptedModel()
+    middleware = MemOSMiddleware(ann, k=50, token_limit=60)
+    run(create_agent(model, middleware=[middleware]), asks(QUESTION))
+    assert 1 <= model.prompts[0][-1].text.count("case") <= 5
+
+
+def test_two_memories_in_one_agent(run: Run, memos: MemOS) -> None:
+    team, own = memos.at("acme", "team"), memos.at("acme", "ann")
+    team.add("The team meets on Monday.")
+    own.add("Ann is away on Monday.")
+    model = ScriptedModel()
+    agent = create_agent(
+        model, middleware=[MemOSMiddleware(team, name="team"), MemOSMiddleware(own, name="own")]
+    )
+    run(agent, asks("What is on Monday?"))
+    shown = model.prompts[0][-1].text
+    assert "The team meets" in shown
+    assert "Ann is away" in shown
