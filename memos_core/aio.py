@@ -26,11 +26,7 @@ def _awaited(
 ) -> Callable[Concatenate[AsyncView, P], Coroutine[Any, Any, R]]:
     @functools.wraps(verb)
     async def awaited(self: AsyncView, *args: P.args, **kwargs: P.kwargs) -> R:
-        # Threads of our own: in asyncio's shared pool a verb waits behind everybody else's work.
-        work = functools.partial(verb, self.sync, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(
-            self.sync.threads, contextvars.copy_context().run, work
-        )
+        return await self.to_thread(verb, self.sync, *args, **kwargs)
 
     return awaited
 
@@ -57,6 +53,16 @@ class AsyncView:
     def caller(self) -> Caller | None:
         """On whose behalf it acts."""
         return self.sync.caller
+
+    async def to_thread(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a blocking function where the verbs run: on the memory's own threads.
+
+        In asyncio's shared pool it would wait behind everybody else's work.
+        """
+        work = functools.partial(function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(
+            self.sync.threads, contextvars.copy_context().run, work
+        )
 
     add = _awaited(View.add)
     ingest = _awaited(View.ingest)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from llama_index.core.memory import BaseMemory
 from pydantic import ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
-from memos_core import Caller, Hit, Message, View
+from memos_core import AsyncView, Caller, Hit, Message, View
 from memos_llamaindex.recall import QUERY_CHARACTERS, memory_block, with_recall
 from memos_llamaindex.registry import DEFAULT_BACKEND, mark_of, reattached
 from memos_llamaindex.transcript import chat_message, history_of, turns_from, turns_to_become
@@ -147,27 +145,27 @@ class MemOSMemory(BaseMemory):
     async def aget(
         self, input: str | ChatMessage | None = None, **kwargs: Any
     ) -> list[ChatMessage]:
-        return await self._on_threads(self.get, input, **kwargs)
+        return await self._to_thread(self.get, input, **kwargs)
 
     @override
     async def aget_all(self) -> list[ChatMessage]:
-        return await self._on_threads(self.get_all)
+        return await self._to_thread(self.get_all)
 
     @override
     async def aput(self, message: ChatMessage) -> None:
-        await self._on_threads(self.put, message)
+        await self._to_thread(self.put, message)
 
     @override
     async def aput_messages(self, messages: Sequence[ChatMessage]) -> None:
-        await self._on_threads(self.put_messages, messages)
+        await self._to_thread(self.put_messages, messages)
 
     @override
     async def aset(self, messages: Sequence[ChatMessage]) -> None:
-        await self._on_threads(self.set, messages)
+        await self._to_thread(self.set, messages)
 
     @override
     async def areset(self) -> None:
-        await self._on_threads(self.reset)
+        await self._to_thread(self.reset)
 
     def to_dict(self, **_kwargs: Any) -> dict[str, Any]:
         """Return what ``from_dict`` needs to find this memory again: plain JSON, no secrets."""
@@ -261,15 +259,9 @@ class MemOSMemory(BaseMemory):
     def _count(self, text: str) -> int:
         return len(self.tokenizer_fn(text)) if text else 0
 
-    async def _on_threads(
-        self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R:
-        # The whole of it, counting tokens included, on the MemOS's own threads: not on the loop,
-        # and not in asyncio's pool, where it would wait behind everybody else's work.
-        work = functools.partial(function, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(
-            self.memos.threads, contextvars.copy_context().run, work
-        )
+    async def _to_thread(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        # The whole of it, counting tokens included: not on the loop.
+        return await AsyncView(self.memos).to_thread(function, *args, **kwargs)
 
 
 def _caller_as_json(caller: Caller | None) -> dict[str, Any] | None:
