@@ -1,10 +1,10 @@
 # `make demo`, `make test` and `make check` do their own set-up in .venv; only Python 3.11+ is needed.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types layers bench format clean
+.PHONY: demo test check lint types layers bench format constraints clean
 
 demo: $(READY)
 	$(BIN)/memos demo
@@ -30,6 +30,10 @@ bench: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+constraints: $(READY)
+	{ grep '^#' constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > $(VENV)/constraints.txt
+	mv $(VENV)/constraints.txt constraints.txt
 
 clean:
 	rm -rf $(VENV)
