@@ -69,7 +69,9 @@ def _condition(path: tuple[str, ...], operator: str, value: object) -> dict[str,
         if not isinstance(value, (list, tuple, set, frozenset)):
             raise InvalidFilter(f"$in on {name!r} takes a list, not {type(value).__name__}")
         value = list(cast("Iterable[object]", value))
-    if operator in _ORDERED and not isinstance(value, (str, int, float)):
+    if operator in _ORDERED and (
+        isinstance(value, bool) or not isinstance(value, (str, int, float))
+    ):
         raise InvalidFilter(
             f"{operator} on {name!r} compares numbers or strings, not {type(value).__name__}"
         )

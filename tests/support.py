@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
+import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from memos_core import AsyncView
 from memos_core.embedder import Vectors
 
 
@@ -29,7 +35,40 @@ class WordEmbedder:
         return vectors
 
 
+class Awaited:
+    """An async view whose verbs are awaited for the caller, so that one suite runs both faces."""
+
+    def __init__(self, view: AsyncView, runner: asyncio.Runner) -> None:
+        self._view = view
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> Any:
+        verb = getattr(self._view, name)
+        return lambda *args, **options: self._runner.run(verb(*args, **options))
+
+
 def url(dsn: str, database: str) -> str:
     """Return the URL of another database on the server of ``dsn``."""
     parameters = {**conninfo_to_dict(dsn), "dbname": database}
     return f"postgresql:///?{urlencode(parameters)}"
+
+
+def let_others_enter(folder: Path) -> None:
+    """Open a test's folder to the account that PostgreSQL runs under where we are root."""
+    if os.geteuid() == 0:
+        for parent in (folder, *folder.parents[:2]):
+            parent.chmod(0o755)
+
+
+def everything_in(dsn: str) -> str:
+    """Return every row of every table of ours, as text."""
+    with psycopg.connect(dsn) as connection:
+        tables = connection.execute(
+            "SELECT oid::regclass::text FROM pg_class "
+            "WHERE relnamespace = 'memos'::regnamespace AND relkind = 'r'"
+        ).fetchall()
+        rows = [
+            connection.execute(f"SELECT coalesce(string_agg(t::text, ' '), '') FROM {name} t")
+            for (name,) in tables
+        ]
+        return " ".join(row[0] for rows_of in rows if (row := rows_of.fetchone()))

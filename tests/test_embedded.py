@@ -18,9 +18,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from memos_core import MemOS, Settings, StoreUnavailable
 from memos_core.errors import ServerStartError
 from memos_core.store import account, data_folder, embedded, server_settings, watcher
 from memos_core.store.embedded import EmbeddedServer, default_folder, status, stop
+from tests.support import WordEmbedder, let_others_enter
 
 ROOT = os.geteuid() == 0
 PACKAGES = Path(psycopg.__file__).parents[1]
@@ -44,7 +46,7 @@ sys.stdin.read()
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
     """A folder that PostgreSQL's user may enter; every server in it is stopped after the test."""
-    _open_up(tmp_path)
+    let_others_enter(tmp_path)
     yield tmp_path
     for locks in list(tmp_path.rglob(watcher.SERVER)):
         watcher.stop_server(locks.parent)
@@ -54,7 +56,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stopped server's folder, to copy: initdb takes a second."""
     base = tmp_path_factory.mktemp("made")
-    _open_up(base)
+    let_others_enter(base)
     EmbeddedServer.acquire(base / "postgres").release()
     _until(lambda: not _alive(base / "postgres"))
     return base / "postgres"
@@ -71,12 +73,6 @@ def copy(made: Path, place: Path) -> Callable[..., Path]:
         return target
 
     return make
-
-
-def _open_up(folder: Path) -> None:
-    if ROOT:
-        for parent in (folder, *folder.parents[:2]):
-            parent.chmod(0o755)
 
 
 def _until(true: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -219,6 +215,18 @@ def test_stop_stops_it_for_everyone_once(copy):
     psycopg.connect(server.dsn).close()  # the same address
     again.release()
     server.release()
+
+
+def test_an_open_memory_finds_a_restarted_server_again(copy):
+    folder = copy()
+    with MemOS.open(folder, embedder=WordEmbedder(), settings=Settings(pool_timeout=1)) as memos:
+        cube = memos.add("one")
+        assert stop(folder)
+        with pytest.raises(StoreUnavailable, match="What was committed is safe"):
+            memos.get(cube.id)
+        with MemOS.open(folder, embedder=WordEmbedder()) as other:
+            assert other.get(cube.id).text == "one"
+            assert memos.get(cube.id).text == "one"
 
 
 def test_nothing_is_known_or_made_of_a_folder_that_is_not_there(place):

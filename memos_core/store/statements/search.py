@@ -82,19 +82,22 @@ _PASSES: LiteralString = """
     AND (%(semantic_type)s::text IS NULL OR semantic_type = %(semantic_type)s::text)
     AND (%(conditions)s::jsonb IS NULL OR NOT EXISTS (
         SELECT FROM jsonb_to_recordset(%(conditions)s::jsonb)
-            AS wanted (path text[], operator text, value jsonb)
-        CROSS JOIN LATERAL (SELECT metadata #> wanted.path AS found) AS there
+            AS condition (path text[], operator text, value jsonb)
+        CROSS JOIN LATERAL (
+            -- A recordset makes SQL's NULL of JSON's null.
+            SELECT metadata #> path AS found, coalesce(value, 'null') AS wanted
+        ) AS compared
         WHERE NOT coalesce(
-            CASE wanted.operator
-                WHEN '$eq' THEN found = wanted.value
-                WHEN '$ne' THEN found IS DISTINCT FROM wanted.value
-                WHEN '$in' THEN found IN (SELECT jsonb_array_elements(wanted.value))
-                ELSE jsonb_typeof(found) = jsonb_typeof(wanted.value) AND
-                    CASE wanted.operator
-                        WHEN '$gt' THEN found > wanted.value
-                        WHEN '$gte' THEN found >= wanted.value
-                        WHEN '$lt' THEN found < wanted.value
-                        WHEN '$lte' THEN found <= wanted.value
+            CASE operator
+                WHEN '$eq' THEN found = wanted
+                WHEN '$ne' THEN found IS DISTINCT FROM wanted
+                WHEN '$in' THEN found IN (SELECT jsonb_array_elements(wanted))
+                ELSE jsonb_typeof(found) = jsonb_typeof(wanted) AND
+                    CASE operator
+                        WHEN '$gt' THEN found > wanted
+                        WHEN '$gte' THEN found >= wanted
+                        WHEN '$lt' THEN found < wanted
+                        WHEN '$lte' THEN found <= wanted
                     END
             END, false)
     ))
@@ -104,10 +107,14 @@ _PASSES: LiteralString = """
 # that a word adds at most its idf, divided by the sum of the question's idf: a score in [0, 1) that
 # compares between questions. Frequencies and lengths are those of the view at that moment, counted
 # before any filter. All cubes that pass the filters are scored, so pages never overlap.
+#
+# Every step passes once over its rows, and none joins many rows with many: a planner that knows
+# nothing of a table that was just filled would do that in the square of their number.
 _RANKING: LiteralString = (
     """
     ), question AS (
-        SELECT lexeme FROM unnest(to_tsvector('english', %(words)s))
+        SELECT coalesce(array_agg(lexeme), '{}') AS lexemes
+        FROM unnest(to_tsvector('english', %(words)s))
     ), live AS MATERIALIZED (
         SELECT
             id, word_count, words, passes,
@@ -120,40 +127,40 @@ _RANKING: LiteralString = (
         SELECT count(*)::float8 AS size, greatest(avg(word_count), 1)::float8 AS mean_length
         FROM live
     ), posting AS (
-        SELECT id, passes, word_count, lexeme, (words -> lexeme)::float8 AS times
-        FROM live CROSS JOIN question
+        SELECT id, passes, word_count, place, (words -> lexeme)::float8 AS times
+        FROM live, question, unnest(lexemes) WITH ORDINALITY AS word (lexeme, place)
         WHERE words ? lexeme
-    ), word AS (
-        SELECT lexeme, ln(1 + (size - coalesce(cubes, 0) + 0.5) / (coalesce(cubes, 0) + 0.5)) AS idf
-        FROM question
-        LEFT JOIN (SELECT lexeme, count(*) AS cubes FROM posting GROUP BY lexeme) AS frequency
-            USING (lexeme)
-        CROSS JOIN corpus
-    ), lexical AS (
-        SELECT
-            id,
-            sum(idf * times / (times + 1.2 * (0.25 + 0.75 * word_count / mean_length)))
-                / (SELECT sum(idf) FROM word) AS bm25
-        FROM posting JOIN word USING (lexeme) CROSS JOIN corpus
-        WHERE passes
-        GROUP BY id
+    ), weight AS (
+        SELECT array_agg(idf ORDER BY place) AS idf, sum(idf) AS ideal
+        FROM question, corpus, generate_subscripts(lexemes, 1) AS place
+        LEFT JOIN (SELECT place, count(*) AS cubes FROM posting GROUP BY place) AS frequency
+            USING (place)
+        CROSS JOIN LATERAL (
+            SELECT ln(1 + (size - coalesce(cubes, 0) + 0.5) / (coalesce(cubes, 0) + 0.5)) AS idf
+        ) AS word
     ), scored AS (
         SELECT
             id, cosine, bm25,
-            %(dense_weight)s * cosine + %(lexical_weight)s * coalesce(bm25, 0) AS score
-        FROM live LEFT JOIN lexical USING (id)
-        WHERE passes
+            %(dense_weight)s * cosine + %(lexical_weight)s * coalesce(bm25, 0) AS score,
+            row_number() OVER (ORDER BY cosine DESC, id) AS dense_rank,
+            row_number() OVER (ORDER BY bm25 DESC NULLS LAST, id) AS lexical_rank
+        FROM (
+            SELECT id, max(cosine) AS cosine, sum(part) AS bm25
+            FROM (
+                SELECT id, cosine, NULL::float8 AS part FROM live WHERE passes
+                UNION ALL
+                SELECT
+                    id, NULL, idf[place] / ideal * times
+                        / (times + 1.2 * (0.25 + 0.75 * word_count / mean_length))
+                FROM posting, corpus, weight WHERE passes
+            ) AS signal
+            GROUP BY id
+        ) AS fused
     ), best AS (
         SELECT * FROM scored
         WHERE %(min_score)s::float8 IS NULL OR score >= %(min_score)s::float8
         ORDER BY score DESC, id
         LIMIT %(k)s OFFSET %(offset)s
-    ), ranked AS (
-        SELECT
-            id,
-            row_number() OVER (ORDER BY cosine DESC, id) AS dense_rank,
-            row_number() OVER (ORDER BY bm25 DESC NULLS LAST, id) AS lexical_rank
-        FROM scored
     ), logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
         SELECT
@@ -170,7 +177,7 @@ _RANKING: LiteralString = (
 _FETCHED: LiteralString = (
     "SELECT "
     + COLUMNS
-    + """, best.score, best.cosine, best.bm25, ranked.dense_rank, ranked.lexical_rank, (
+    + """, best.score, best.cosine, best.bm25, best.dense_rank, best.lexical_rank, (
         SELECT jsonb_agg(to_jsonb(turn) ORDER BY turn.position)
         FROM (
             SELECT near.* FROM memos.message AS source
@@ -190,7 +197,7 @@ _FETCHED: LiteralString = (
         ) AS turn
         WHERE turn.forgotten_at IS NULL
     ) AS context
-    FROM best JOIN memory USING (id) JOIN ranked USING (id)
+    FROM best JOIN memory USING (id)
     ORDER BY best.score DESC, id
     """
 )

@@ -1,0 +1,309 @@
+"""What a search finds, in which order, and what a hit says; through both faces."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from memos_core import InvalidInput, InvalidText, Kind, MemOS, View
+from memos_core.embedder import document_vectors
+from tests.support import WordEmbedder
+
+WORDS = [f"word{number}" for number in range(40)]
+
+
+def found(hits: list) -> list[str]:
+    return [hit.text for hit in hits]
+
+
+def test_a_hit_says_why_it_was_chosen(view: View) -> None:
+    view.add(["Ann drinks green tea.", "Bob plays chess.", "Tea is grown in Assam."])
+    hits = view.search("Who drinks tea?")
+    assert found(hits)[0] == "Ann drinks green tea."
+    assert [hit.dense_rank for hit in hits] == [1, 2, 3]
+    assert [hit.lexical_rank for hit in hits] == [1, 2, None]
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    for hit in hits:
+        assert hit.score == pytest.approx(sum(hit.reasons.values()))
+        assert hit.text == hit.cube.text
+        assert hit.cube.usage is None
+    assert hits[2].reasons["lexical"] == 0
+
+
+def test_nothing_is_found_in_an_empty_memory(view: View) -> None:
+    assert view.search("anything") == []
+
+
+def test_every_order_is_total_and_pages_do_not_overlap(view: View) -> None:
+    view.add([f"tea number {number}" for number in range(7)] + ["tea"] * 6)
+    everything = view.search("tea", k=100)
+    assert len(everything) == 13
+    pages = [view.search("tea", k=5, offset=offset) for offset in (0, 5, 10, 15)]
+    assert [len(page) for page in pages] == [5, 5, 3, 0]
+    assert [hit.cube.id for page in pages for hit in page] == [hit.cube.id for hit in everything]
+    assert view.search("tea", k=0) == []
+
+
+def test_a_least_score_cuts_the_tail(view: View) -> None:
+    view.add(["green tea", "chess"])
+    scores = [hit.score for hit in view.search("green tea")]
+    assert found(view.search("green tea", min_score=sum(scores) / 2)) == ["green tea"]
+    assert view.search("green tea", min_score=1.5) == []
+
+
+def test_ranks_by_cosine_exactly(memos: MemOS) -> None:
+    rng = random.Random(7)
+    texts = [" ".join(rng.choices(WORDS, k=8)) for _ in range(300)]
+    view = memos.at("acme")
+    view.add(texts)
+    question = "word1 word2 word3"
+    vectors = document_vectors(WordEmbedder(), texts)
+    (asked,) = document_vectors(WordEmbedder(), [question])
+    cosine = vectors @ asked
+    hits = view.search(question, k=300)
+    dense = {hit.text: hit.reasons["dense"] for hit in hits}
+    for text, value in zip(texts, cosine, strict=True):
+        assert dense[text] == pytest.approx(2 / 3 * value, abs=2e-3), "halves have 11 bits"
+    by_rank = [hit.text for hit in sorted(hits, key=lambda hit: hit.dense_rank)]
+    best = [texts[place] for place in np.argsort(-cosine)[:10]]
+    assert min(cosine[texts.index(text)] for text in by_rank[:10]) == pytest.approx(
+        cosine[texts.index(best[-1])], abs=2e-3
+    )
+
+
+def test_ranks_words_by_bm25(memos: MemOS) -> None:
+    """The lexical score is the formula of Robertson & Zaragoza, computed here by hand."""
+    texts = ["red red fox", "red fox over hill and valley", "blue bird", "grey bird"]
+    view = memos.at("acme")
+    view.add(texts)
+    question = ["red", "fox", "bird", "unicorn"]
+    # What to_tsvector keeps: neither "over" nor "and".
+    documents = [
+        ["red", "red", "fox"],
+        ["red", "fox", "hill", "valley"],
+        ["blue", "bird"],
+        ["grey", "bird"],
+    ]
+    mean = sum(map(len, documents)) / len(documents)
+
+    def idf(word: str) -> float:
+        containing = sum(word in document for document in documents)
+        return float(np.log(1 + (len(documents) - containing + 0.5) / (containing + 0.5)))
+
+    def bm25(document: list[str]) -> float:
+        return sum(
+            idf(word)
+            * document.count(word)
+            / (document.count(word) + 1.2 * (0.25 + 0.75 * len(document) / mean))
+            for word in question
+        ) / sum(map(idf, question))
+
+    hits = {hit.text: hit for hit in view.search(" ".join(question))}
+    for text, document in zip(texts, documents, strict=True):
+        assert hits[text].reasons["lexical"] == pytest.approx(bm25(document) / 3, rel=1e-5)
+
+
+def test_rare_words_count_more_than_frequent_ones(memos: MemOS) -> None:
+    view = memos.at("acme")
+    view.add([f"the meeting was on day {number}" for number in range(30)])
+    view.add("the okapi was there")
+    hits = view.search("meeting okapi")
+    assert hits[0].text == "the okapi was there"
+    assert hits[0].lexical_rank == 1
+
+
+def test_word_frequencies_follow_updates_and_forgetting(view: View) -> None:
+    cubes = view.add(["okapi one", "okapi two", "zebra three"])
+    view.update(cubes[0].id, "zebra one")
+    view.forget(cubes[1].id)
+    hits = {hit.text: hit for hit in view.search("okapi")}
+    assert all(hit.lexical_rank is None for hit in hits.values()), "no okapi is left"
+    assert view.search("zebra")[0].reasons["lexical"] > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("She was moving houses.", "moved house"),
+        ("Der Zug fährt nach Köln.", "köln"),
+        ("Поезд идёт в Москву.", "МОСКВУ"),
+        ("الطريق إلى القاهرة طويل", "القاهرة"),
+        ("東京都に引っ越しました。", "京都"),
+        ("我昨天搬到了北京。", "北京"),
+        ("서울에서 살고 있어요", "서울"),
+        ("ฉันอาศัยอยู่ในกรุงเทพ", "กรุงเทพ"),
+        ("दिल्ली में बारिश हो रही है", "बारिश"),
+        ("\uff2f\uff33\uff2c\uff2f \ufb01ne", "oslo fine"),
+        ("mail ann.lee@x.org now", "ann.lee@x.org"),
+    ],
+)
+def test_words_of_any_script_are_found(view: View, text: str, question: str) -> None:
+    view.add(["something else entirely", text, "無関係な文章です", "ещё одна строка"])
+    best = min(view.search(question), key=lambda hit: hit.lexical_rank or 99)
+    assert best.text == text
+    assert best.lexical_rank == 1
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "the of and",
+        "?",
+        "!!! ***",
+        "a & | ! b:* <-> (",
+        "' OR 1=1 --",
+        '"quoted phrase" -not',
+        "🦜",
+    ],
+)
+def test_a_question_need_not_hold_words(view: View, question: str) -> None:
+    view.add("Ann drinks tea.")
+    (hit,) = view.search(question)
+    assert hit.lexical_rank is None
+    assert hit.reasons["lexical"] == 0
+
+
+# --- filters that are no metadata -----------------------------------------------------------------
+
+
+def test_filters_on_the_header(view: View) -> None:
+    view.add("tea one", tags=["a", "b"], semantic_type="preference")
+    view.add("tea two", tags=["b"])
+    view.add("tea three", tags=["c"])
+    assert set(found(view.search("tea", tags=["b"]))) == {"tea one", "tea two"}
+    assert found(view.search("tea", tags=["b", "a"])) == ["tea one"]
+    assert found(view.search("tea", semantic_type="preference")) == ["tea one"]
+    assert len(view.search("tea", kinds=[Kind.PLAINTEXT])) == 3
+    assert len(view.search("tea", kinds=["plaintext", "parametric"])) == 3
+    assert view.search("tea", kinds=["activation"]) == []
+    assert view.search("tea", kinds=[]) == []
+    assert len(view.search("tea", tags=[])) == 3
+
+
+def test_filters_do_not_change_scores(view: View) -> None:
+    """Word frequencies are the namespace's, whatever is asked for in it."""
+    view.add(["tea in Oslo", "tea in Rome"], tags=["city"])
+    view.add(["tea", "milk", "bread"])
+    whole = {hit.text: hit.score for hit in view.search("tea in Oslo")}
+    some = {hit.text: hit.score for hit in view.search("tea in Oslo", tags=["city"])}
+    assert some == {text: whole[text] for text in some}
+
+
+def test_messages_in_view_can_be_left_out(view: View) -> None:
+    view.ingest([{"id": f"m{n}", "role": "user", "content": f"tea {n}"} for n in range(3)])
+    view.add("tea again")
+    assert set(found(view.search("tea", exclude_messages=["m0", "m2"]))) == {"tea 1", "tea again"}
+
+
+# --- conversations --------------------------------------------------------------------------------
+
+
+def conversation() -> list[dict[str, object]]:
+    lines = ["Hello.", "Hi Bob!", "I moved to Oslo.", "How is it?", "Cold.", "Bye."]
+    return [
+        {
+            "id": f"m{place}",
+            "role": "user",
+            "name": ("Ann", "Bob")[place % 2],
+            "content": line,
+            "created_at": datetime(2026, 3, 1, 12, place, tzinfo=UTC),
+        }
+        for place, line in enumerate(lines)
+    ]
+
+
+def test_a_hit_names_its_turn(view: View) -> None:
+    view.ingest(conversation(), session="monday")
+    hit = view.search("Who moved to Oslo?")[0]
+    assert hit.message_ids == ("m2",)
+    origin = hit.cube.provenance
+    assert (origin.speaker, origin.role, origin.session) == ("Ann", "user", "monday")
+    assert origin.said_at == datetime(2026, 3, 1, 12, 2, tzinfo=UTC)
+    assert hit.context == ()
+
+
+@pytest.mark.parametrize(
+    ("question", "context", "expected"),
+    [
+        ("I moved to Oslo", 1, ["m1", "m2", "m3"]),
+        ("I moved to Oslo", 9, ["m0", "m1", "m2", "m3", "m4", "m5"]),
+        ("Hello", 1, ["m0", "m1"]),
+        ("Bye", 2, ["m3", "m4", "m5"]),
+    ],
+)
+def test_neighbouring_turns_on_request(
+    view: View, question: str, context: int, expected: list[str]
+) -> None:
+    view.ingest(conversation(), session="monday")
+    view.ingest([{"id": "other", "role": "user", "content": "Elsewhere."}], session="tuesday")
+    hit = view.search(question, context=context)[0]
+    assert [turn.id for turn in hit.context] == expected
+    assert hit.context[0].content
+
+
+def test_neighbours_are_of_the_same_session(view: View) -> None:
+    lines = conversation()
+    view.ingest(lines[:3], session="monday")
+    view.ingest(lines[3:], session="tuesday")
+    hit = view.search("I moved to Oslo", context=2)[0]
+    assert [turn.id for turn in hit.context] == ["m0", "m1", "m2"]
+    lone = view.add("Oslo is in Norway.")
+    (other,) = [hit for hit in view.search("Norway", context=2) if hit.cube.id == lone.id]
+    assert other.context == ()
+
+
+def test_forgotten_turns_are_no_neighbours(view: View) -> None:
+    cubes = view.ingest(conversation(), session="monday")
+    view.forget(cubes[1].id)
+    hit = view.search("I moved to Oslo", context=2)[0]
+    assert [turn.id for turn in hit.context] == ["m0", "m2", "m3", "m4"]
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"k": -1}, "k must be"),
+        ({"k": 10**6}, "k must be"),
+        ({"k": True}, "k must be"),
+        ({"k": 2.5}, "k must be"),
+        ({"offset": -1}, "offset must be"),
+        ({"min_score": float("nan")}, "min_score"),
+        ({"min_score": "high"}, "min_score"),
+        ({"context": -1}, "context must be"),
+        ({"kinds": ["memory"]}, "unknown kind 'memory'; known: plaintext"),
+        ({"tags": "health"}, r"use \['health'\]"),
+        ({"tags": [7]}, "tag must be"),
+        ({"tags": ["a\x00"]}, "NUL"),
+        ({"semantic_type": 7}, "semantic_type"),
+        ({"as_of": "yesterday"}, "ISO 8601"),
+        ({"valid_at": 7}, "datetime"),
+    ],
+)
+def test_refuses_options_that_make_no_sense(
+    view: View, options: dict[str, object], error: str
+) -> None:
+    with pytest.raises(InvalidInput, match=error):
+        view.search("tea", **options)
+
+
+@pytest.mark.parametrize(
+    ("question", "error"),
+    [
+        ("", "empty"),
+        (" \n", "empty"),
+        ("x" * 100_000, "over the limit"),
+        ("a\x00b", "NUL"),
+        ("a\ud800b", "surrogate"),
+        (7, "not a string"),
+    ],
+)
+def test_refuses_questions_that_cannot_be_asked(view: View, question: str, error: str) -> None:
+    with pytest.raises(InvalidText, match=error):
+        view.search(question)
+    assert view.events() == []
