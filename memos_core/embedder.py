@@ -20,7 +20,8 @@ class Embedder(Protocol):
     """Anything that turns texts into vectors.
 
     ``name`` must change whenever the vectors would: the database remembers it and refuses another.
-    An embedder that treats questions otherwise than documents has ``embed_queries`` as well.
+    It is the class's name where there is none. An embedder that treats questions otherwise than
+    documents is a ``QueryEmbedder`` too.
     """
 
     @property
@@ -34,8 +35,8 @@ class Embedder(Protocol):
 
 
 @runtime_checkable
-class QueryEmbedder(Embedder, Protocol):
-    """An embedder whose model wants questions marked as such."""
+class QueryEmbedder(Protocol):
+    """What an embedder has as well whose model wants questions marked as such."""
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """Return float32 vectors of shape (len(texts), width), to compare with ``embed``'s."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +18,12 @@ from memos_core.embedder import (
     name_of,
     question_vectors,
 )
+from memos_core.errors import Closed, InvalidInput
 from memos_core.model.default import default_embedder
 from memos_core.settings import Settings, where_from
 from memos_core.store.statement import Statement
 from memos_core.store.statements import embeddings
-from memos_core.store.statements.embeddings import Model
+from memos_core.store.statements.embeddings import Model, Text
 
 if TYPE_CHECKING:
     from memos_core.store.postgres import Store
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _log = logging.getLogger("memos_core")
 REEMBED_BATCH = 256
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9]*)(\+\w+)?://")  # SQLAlchemy's have a "+driver"
+_KEYWORDS = re.compile(r"(host|hostaddr|port|dbname|user|service)\s*=")  # libpq's other form
 
 
 class Engine:
@@ -47,6 +52,7 @@ class Engine:
         self._release = release
         self._threads: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
+        self._closed = False
         self._width: int | None = None  # known once the database has confirmed model and width
 
     @classmethod
@@ -67,14 +73,22 @@ class Engine:
 
     @property
     def threads(self) -> ThreadPoolExecutor:
-        """Threads for the async face, one for each pooled connection, shared by all views."""
+        """Threads for the async face, one for each pooled connection, shared by all views.
+
+        Raises:
+            Closed: the MemOS is.
+        """
         with self._lock:
+            if self._closed:
+                raise Closed
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(self.settings.pool_size, "memos")
             return self._threads
 
     def close(self) -> None:
         """Close the connections, and let go of the private server."""
+        with self._lock:
+            self._closed = True
         if self._threads is not None:
             self._threads.shutdown()
         self._store.close()
@@ -112,17 +126,20 @@ class Engine:
         The old vectors serve until the last new one is there. A run that was interrupted goes on
         where it stopped. ``report`` is given the number done and the number of all.
         """
-        everything = 0
-        while True:
-            texts = self._store.run(embeddings.missing(REEMBED_BATCH), timeout=0)
-            if texts:
+        run = functools.partial(self._store.run, timeout=0)  # they read every row
+        width = document_vectors(self._embedder, ["how wide?"]).shape[1]
+        model = Model(name=self.model, width=width)
+        done, everything = run(embeddings.progress(model))
+        while not run(embeddings.swap(model)):
+            last: Text | None = None
+            while texts := run(embeddings.missing(model, after=last, limit=REEMBED_BATCH)):
                 vectors = document_vectors(self._embedder, [text.text for text in texts])
-                target = Model(name=self.model, width=vectors.shape[1])
-                self._store.run(embeddings.begin(target), embeddings.keep(texts, vectors))
-                done, everything = self._store.run(embeddings.progress(), timeout=0)
-                report(done, everything)
-            elif self._store.run(embeddings.swap(), timeout=0):
-                return everything
+                run(embeddings.keep(model, texts, vectors))
+                last = texts[-1]
+                done += len(texts)
+                report(done, max(done, everything))
+        _, everything = run(embeddings.progress(model))
+        return everything
 
     def _confirmed(self, vectors: Vectors) -> Vectors:
         width = vectors.shape[1]
@@ -145,8 +162,15 @@ class Engine:
 
 def _address(where: str | Path | None, settings: Settings) -> tuple[str, Callable[[], None]]:
     where = where or where_from()
-    if isinstance(where, str) and where.startswith(("postgresql://", "postgres://")):
-        return where, lambda: None
+    if isinstance(where, str):
+        if (url := _URL.match(where)) and url["scheme"] in ("postgresql", "postgres"):
+            return f"postgresql://{where[url.end() :]}", lambda: None
+        if url:
+            raise InvalidInput(
+                f"MemOS.open takes a postgresql:// URL or a folder, not {url['scheme']}://"
+            )
+        if _KEYWORDS.match(where):
+            return where, lambda: None
     from memos_core.store.embedded import (  # noqa: PLC0415 an extra
         EmbeddedServer,
         default_folder,

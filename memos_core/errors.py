@@ -69,6 +69,9 @@ class EmbedderUnavailable(MemOSError):
 class Closed(MemOSError):
     """The MemOS was closed before this call."""
 
+    def __init__(self, message: str = "this MemOS is closed: open it again") -> None:
+        super().__init__(message)
+
 
 class StoreError(MemOSError):
     """The database could not carry out the verb; nothing was written."""

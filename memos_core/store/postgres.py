@@ -144,7 +144,7 @@ def translated(settings: Settings) -> Generator[None]:
             "raise Settings.pool_size or pool_timeout, or ask for less at once"
         ) from error
     except PoolClosed as error:
-        raise errors.Closed("this MemOS is closed: open it again") from error
+        raise errors.Closed from error
     except psycopg.Error as error:
         raise _ours(error, settings) from error
 
@@ -171,7 +171,8 @@ def _ours(error: psycopg.Error, settings: Settings) -> errors.MemOSError:
         ):
             return errors.StoreUnavailable(
                 f"no connection to the database: {said}; is the server running and the address "
-                "right? Committed memories are safe, and the next call connects again"
+                "right? What was committed is safe, and the next call tries again; MemOS.open "
+                "starts a private server that ended"
             )
         case _:
             return errors.StoreError(f"the database failed, nothing was written: {said}")

@@ -37,8 +37,9 @@ CREATE TABLE memos.cube (
     PRIMARY KEY (tenant, id),
     CHECK (tenant = namespace[1])
 );
--- Out of line, every distance would cost a second read.
-ALTER TABLE memos.cube ALTER embedding SET STORAGE PLAIN;
+-- In line as long as it fits a page (some 4,000 dimensions): elsewhere, every distance would cost a
+-- second read.
+ALTER TABLE memos.cube ALTER embedding SET STORAGE MAIN;
 CREATE INDEX cube_namespace ON memos.cube (tenant, namespace);
 
 -- Versions that an update or a restore replaced. The first column, so that a column added to both
@@ -117,13 +118,14 @@ BEGIN
 END
 $$;
 
--- New embeddings on their way in, until `reembed` has them all and swaps them.
+-- New embeddings on their way in, until `reembed` has all of a model's and swaps them.
 CREATE TABLE memos.reembedding (
     tenant text COLLATE "C" NOT NULL,
     id uuid NOT NULL,
     version integer NOT NULL,
+    model text NOT NULL,
     embedding halfvec NOT NULL,
-    PRIMARY KEY (tenant, id, version)
+    PRIMARY KEY (tenant, id, version, model)
 );
 
 -- True while the database's vectors are those of this model; else an error, so that no statement
@@ -140,9 +142,9 @@ BEGIN
 END
 $$;
 
--- Put the new vectors in place of the old, with the new model's name; false, and nothing done, where
--- a version still lacks its vector. Writers wait meanwhile, readers do not.
-CREATE FUNCTION memos.swap_embeddings() RETURNS boolean
+-- Put the new vectors of a model in place of the old, with the model's name and width; false, and
+-- nothing done, where a version still lacks its vector. Writers wait meanwhile, readers do not.
+CREATE FUNCTION memos.swap_embeddings(embedder jsonb) RETURNS boolean
 LANGUAGE plpgsql AS $$
 BEGIN
     LOCK TABLE memos.cube, memos.cube_version IN SHARE ROW EXCLUSIVE MODE;
@@ -155,18 +157,19 @@ BEGIN
         WHERE NOT EXISTS (
             SELECT FROM memos.reembedding AS new
             WHERE (new.tenant, new.id, new.version) = (every.tenant, every.id, every.version)
+                AND new.model = embedder ->> 'name'
         )
     ) THEN
         RETURN false;
     END IF;
     UPDATE memos.cube SET embedding = new.embedding FROM memos.reembedding AS new
-    WHERE (cube.tenant, cube.id, cube.version) = (new.tenant, new.id, new.version);
+    WHERE (cube.tenant, cube.id, cube.version) = (new.tenant, new.id, new.version)
+        AND new.model = embedder ->> 'name';
     UPDATE memos.cube_version AS old SET embedding = new.embedding FROM memos.reembedding AS new
-    WHERE (old.tenant, old.id, old.version) = (new.tenant, new.id, new.version);
-    INSERT INTO memos.setting (key, value)
-    SELECT 'embedder', value FROM memos.setting WHERE key = 'reembedding'
+    WHERE (old.tenant, old.id, old.version) = (new.tenant, new.id, new.version)
+        AND new.model = embedder ->> 'name';
+    INSERT INTO memos.setting (key, value) VALUES ('embedder', embedder)
     ON CONFLICT (key) DO UPDATE SET value = excluded.value;
-    DELETE FROM memos.setting WHERE key = 'reembedding';
     DELETE FROM memos.reembedding;
     RETURN true;
 END

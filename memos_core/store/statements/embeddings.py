@@ -31,7 +31,7 @@ def _model(rows: Sequence[Row]) -> Model | None:
 _STORED: LiteralString = "SELECT value FROM memos.setting WHERE key = 'embedder'"
 _CLAIM: LiteralString = """
     WITH claimed AS (
-        INSERT INTO memos.setting (key, value) VALUES (%(key)s, %(model)s::jsonb)
+        INSERT INTO memos.setting (key, value) VALUES ('embedder', %(model)s::jsonb)
         ON CONFLICT (key) DO UPDATE SET value = setting.value
         RETURNING value
     )
@@ -46,50 +46,42 @@ def stored() -> Statement[Model | None]:
 
 def claim(model: Model) -> Statement[Model | None]:
     """Write down ``model`` as the database's where it has none; read which one it has now."""
-    return Statement(sql=_CLAIM, parameters=_parameters("embedder", model), read=_model)
+    return Statement(sql=_CLAIM, parameters={"model": _record(model)}, read=_model)
 
 
-def _parameters(key: str, model: Model) -> dict[str, object]:
-    return {"key": key, "model": json.dumps({"name": model.name, "width": model.width})}
+def _record(model: Model) -> str:
+    return json.dumps({"name": model.name, "width": model.width})
 
 
 # --- replacing every vector ----------------------------------------------------------------------
-
-_BEGIN: LiteralString = """
-    WITH other AS (
-        SELECT FROM memos.setting WHERE key = 'reembedding' AND value <> %(model)s::jsonb
-    ), stale AS (
-        DELETE FROM memos.reembedding WHERE EXISTS (SELECT FROM other)
-    )
-    INSERT INTO memos.setting (key, value) VALUES ('reembedding', %(model)s::jsonb)
-    ON CONFLICT (key) DO UPDATE SET value = excluded.value
-    RETURNING key
-    """
-
-
-def begin(model: Model) -> Statement[None]:
-    """Note the model that is to come; vectors of an unfinished run for another one are dropped."""
-    return Statement(sql=_BEGIN, parameters=_parameters("reembedding", model), read=ignored)
-
 
 _EVERY: LiteralString = """
     SELECT tenant, id, version, text FROM memos.cube
     UNION ALL
     SELECT tenant, id, version, text FROM memos.cube_version
     """
+# In the order of the primary keys, so that each batch begins where the last one ended.
 _MISSING: LiteralString = (
     "SELECT tenant, id, version, text FROM ("
     + _EVERY
     + """) AS every
-    WHERE NOT EXISTS (
-        SELECT FROM memos.reembedding AS done
-        WHERE (done.tenant, done.id, done.version) = (every.tenant, every.id, every.version)
-    )
+    WHERE (%(tenant)s::text IS NULL OR (tenant, id, version)
+            > (%(tenant)s::text COLLATE "C", %(id)s::uuid, %(version)s::integer))
+        AND NOT EXISTS (
+            SELECT FROM memos.reembedding AS done
+            WHERE (done.tenant, done.id, done.version) = (every.tenant, every.id, every.version)
+                AND model = %(model)s
+        )
+    ORDER BY tenant, id, version
     LIMIT %(limit)s
     """
 )
-_COUNT: LiteralString = (
-    "SELECT count(*) AS every, (SELECT count(*) FROM memos.reembedding) AS done FROM ("
+_PROGRESS: LiteralString = (
+    """
+    SELECT
+        count(*) AS every,
+        (SELECT count(*) FROM memos.reembedding WHERE model = %(model)s) AS done
+    FROM ("""
     + _EVERY
     + ") AS every"
 )
@@ -105,35 +97,55 @@ class Text:
     text: str
 
 
-def missing(limit: int) -> Statement[list[Text]]:
-    """Read texts that have no new vector yet, superseded versions too."""
+def missing(model: Model, *, after: Text | None, limit: int) -> Statement[list[Text]]:
+    """Read texts ``after`` the last one that have no vector of ``model``, old versions too."""
     return Statement(
-        sql=_MISSING, parameters={"limit": limit}, read=lambda rows: [Text(**row) for row in rows]
+        sql=_MISSING,
+        parameters={
+            "model": model.name,
+            "limit": limit,
+            "tenant": after and after.tenant,
+            "id": after and after.id,
+            "version": after and after.version,
+        },
+        read=lambda rows: [Text(**row) for row in rows],
     )
 
 
-def progress() -> Statement[tuple[int, int]]:
+def progress(model: Model) -> Statement[tuple[int, int]]:
     """Count the versions that have their new vector, and all versions."""
     return Statement(
-        sql=_COUNT, parameters={}, read=lambda rows: (rows[0]["done"], rows[0]["every"])
+        sql=_PROGRESS,
+        parameters={"model": model.name},
+        read=lambda rows: (rows[0]["done"], rows[0]["every"]),
     )
 
 
+# The lock makes a `forget` at work elsewhere wait for this, or this for it: no vector of a
+# forgotten text stays behind.
 _KEEP: LiteralString = """
-    INSERT INTO memos.reembedding (tenant, id, version, embedding)
-    SELECT * FROM unnest(
-        %(tenants)s::text[], %(ids)s::uuid[], %(versions)s::integer[], %(embeddings)b::halfvec[]
+    WITH live AS (
+        SELECT tenant, id FROM memos.cube
+        WHERE (tenant, id) IN (SELECT * FROM unnest(%(tenants)s::text[], %(ids)s::uuid[]))
+        FOR KEY SHARE
     )
+    INSERT INTO memos.reembedding (tenant, id, version, model, embedding)
+    SELECT tenant, id, version, %(model)s, embedding
+    FROM unnest(
+        %(tenants)s::text[], %(ids)s::uuid[], %(versions)s::integer[], %(embeddings)b::halfvec[]
+    ) AS new (tenant, id, version, embedding)
+    JOIN live USING (tenant, id)
     ON CONFLICT DO NOTHING
     RETURNING id
     """
 
 
-def keep(texts: Sequence[Text], embeddings: Vectors) -> Statement[None]:
-    """Store new vectors beside the ones in use."""
+def keep(model: Model, texts: Sequence[Text], embeddings: Vectors) -> Statement[None]:
+    """Store new vectors of ``model`` beside the ones in use."""
     return Statement(
         sql=_KEEP,
         parameters={
+            "model": model.name,
             "tenants": [text.tenant for text in texts],
             "ids": [text.id for text in texts],
             "versions": [text.version for text in texts],
@@ -143,9 +155,13 @@ def keep(texts: Sequence[Text], embeddings: Vectors) -> Statement[None]:
     )
 
 
-_SWAP: LiteralString = "SELECT memos.swap_embeddings() AS swapped"
+_SWAP: LiteralString = "SELECT memos.swap_embeddings(%(model)s::jsonb) AS swapped"
 
 
-def swap() -> Statement[bool]:
-    """Put all new vectors in place of the old ones, or nothing and False where some are missing."""
-    return Statement(sql=_SWAP, parameters={}, read=lambda rows: bool(rows[0]["swapped"]))
+def swap(model: Model) -> Statement[bool]:
+    """Put the vectors of ``model`` in place, or nothing and False where some are missing."""
+    return Statement(
+        sql=_SWAP,
+        parameters={"model": _record(model)},
+        read=lambda rows: bool(rows[0]["swapped"]),
+    )

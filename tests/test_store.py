@@ -1,0 +1,208 @@
+"""What goes wrong between us and the server, and what the caller is told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from memos_core import (
+    AsyncMemOS,
+    Closed,
+    InvalidInput,
+    MemOS,
+    MemOSError,
+    PoolExhausted,
+    Settings,
+    StatementTimeout,
+    StoreError,
+    StoreUnavailable,
+    View,
+    errors,
+)
+from tests.support import WordEmbedder
+
+
+def opened(dsn: str, **settings: Any) -> MemOS:
+    return MemOS.open(dsn, embedder=WordEmbedder(), settings=Settings(**settings))
+
+
+# --- addresses ------------------------------------------------------------------------------------
+
+
+def test_opens_every_spelling_of_an_address(database: str) -> None:
+    parts = psycopg.conninfo.conninfo_to_dict(database)
+    keywords = psycopg.conninfo.make_conninfo("", **parts)
+    for where in (
+        database,
+        database.replace("postgresql://", "postgres://", 1),
+        database.replace("postgresql://", "postgresql+psycopg://", 1),
+        keywords,
+    ):
+        with opened(where) as memos:
+            memos.add("one")
+    with opened(database) as memos:
+        assert memos.stats().cubes == 4
+
+
+@pytest.mark.parametrize("where", ["mysql://host/db", "sqlite:///file.db", "https://x.org"])
+def test_refuses_other_urls(where: str) -> None:
+    with pytest.raises(InvalidInput, match="postgresql:// URL or a folder"):
+        MemOS.open(where)
+
+
+def test_the_environment_names_the_default(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMOS_DATABASE", database)
+    with MemOS.open(embedder=WordEmbedder()) as memos:
+        memos.add("one")
+    with opened(database) as memos:
+        assert memos.stats().cubes == 1
+
+
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="is the server running"):
+        MemOS.open(f"postgresql:///memos?host={tmp_path}", embedder=WordEmbedder())
+
+
+def test_no_password_in_an_error(database: str) -> None:
+    password = psycopg.conninfo.conninfo_to_dict(database)["password"]
+    assert password
+    with pytest.raises(StoreUnavailable) as raised:
+        opened(database.replace(str(password), "hunter2").replace("test_", "nowhere_"))
+    assert "hunter2" not in str(raised.value)
+    with opened(database) as memos:
+        assert str(password) not in repr(memos)
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+def test_a_pool_that_stays_full(database: str) -> None:
+    memos = opened(database, pool_size=1, pool_timeout=0.2)
+    with memos, psycopg.connect(database) as blocker, ThreadPoolExecutor() as pool:
+        cube = memos.add("one")
+        blocker.execute("SELECT FROM memos.cube FOR UPDATE")
+        waiting = pool.submit(memos.forget, cube.id)
+        while not _blocked(database):
+            pass
+        with pytest.raises(PoolExhausted, match=r"all 1 connections.*pool_size"):
+            memos.get(cube.id)
+        blocker.rollback()
+        assert waiting.result().cubes == (cube.id,)
+
+
+def test_a_statement_past_its_timeout(database: str) -> None:
+    with opened(database, statement_timeout=0.2) as memos, psycopg.connect(database) as blocker:
+        cube = memos.add("one")
+        blocker.execute("SELECT FROM memos.cube FOR UPDATE")
+        for verb in (lambda: memos.forget(cube.id), lambda: memos.update(cube.id, "two")):
+            with pytest.raises(StatementTimeout, match=r"ran past 0\.2 s"):
+                verb()
+        blocker.rollback()
+        assert [version.text for version in memos.history(cube.id)] == ["one"]
+
+
+def _blocked(dsn: str) -> bool:
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        ).fetchone()
+        return row is not None and row[0] > 0
+
+
+# --- a server that goes and comes back ------------------------------------------------------------
+
+
+def test_connections_that_were_cut_are_replaced(database: str, ann: View) -> None:
+    ann.add("one")
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    assert ann.stats().cubes == 1
+
+
+def test_a_connection_cut_under_a_verb(database: str, ann: View) -> None:
+    cube = ann.add("one")
+    with psycopg.connect(database) as blocker, ThreadPoolExecutor() as pool:
+        blocker.execute("SELECT FROM memos.cube FOR UPDATE")
+        waiting = pool.submit(ann.forget, cube.id)
+        while not _blocked(database):
+            pass
+        with psycopg.connect(database, autocommit=True) as admin:
+            admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+        with pytest.raises(StoreUnavailable):
+            waiting.result()
+    assert ann.get(cube.id).text == "one"
+
+
+# --- closing --------------------------------------------------------------------------------------
+
+
+def test_a_closed_memory_says_so(database: str) -> None:
+    memos = opened(database)
+    view = memos.at("acme")
+    view.add("one")
+    memos.close()
+    memos.close()
+    with pytest.raises(Closed, match="open it again"):
+        view.search("one")
+
+
+async def test_closing_lets_verbs_at_work_finish(database: str) -> None:
+    memos = await AsyncMemOS.open(database, embedder=WordEmbedder())
+    adding = [asyncio.create_task(memos.add(str(number))) for number in range(20)]
+    await asyncio.sleep(0)
+    await memos.close()
+    assert len(await asyncio.gather(*adding)) == 20
+    with pytest.raises(Closed):
+        await memos.search("one")
+
+
+def test_a_settings_value_that_makes_no_sense() -> None:
+    with pytest.raises(InvalidInput, match="pool_size"):
+        Settings(pool_size=0)
+    with pytest.raises(InvalidInput, match="statement_timeout is negative"):
+        Settings(statement_timeout=-1)
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def test_the_error_tree_is_the_one_drawn_in_its_docstring() -> None:
+    drawn = set((errors.__doc__ or "").split())
+    tree = [error for error in vars(errors).values() if isinstance(error, type)]
+    assert all(issubclass(error, MemOSError) for error in tree)
+    assert all(error.__name__ in drawn for error in tree)
+
+
+def test_an_error_of_the_database_is_ours(database: str, ann: View) -> None:
+    ann.add("one")
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute("ALTER TABLE memos.cube RENAME TO elsewhere")
+    with pytest.raises(StoreError, match=r"nothing was written.*memos\.cube") as raised:
+        ann.add("two")
+    assert isinstance(raised.value.__cause__, psycopg.Error)
+
+
+def test_threads_share_one_memory(ann: View) -> None:
+    barrier = threading.Barrier(16)
+
+    def work(number: int) -> str:
+        barrier.wait()
+        cube = ann.add(f"thing {number}")
+        return ann.search(f"thing {number}", k=1)[0].text if ann.get(cube.id) else ""
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(work, range(16))) == [f"thing {number}" for number in range(16)]
+    assert ann.stats().cubes == 16
