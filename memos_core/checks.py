@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
@@ -135,6 +135,8 @@ def checked_time(value: object, *, what: str) -> datetime | None:
             raise InvalidInput(f"{what} {value!r} is no ISO 8601 date and time") from error
     if value is None:
         return None
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)  # noqa: DTZ001 made aware below
     if not isinstance(value, datetime):
         raise InvalidInput(f"{what} must be a datetime, not {type(value).__name__}")
     try:
@@ -171,7 +173,7 @@ def checked_count(value: object, *, what: str, least: int = 0, most: int = MAX_R
 
 
 def checked_period(
-    valid_from: datetime | str | None, valid_to: datetime | str | None
+    valid_from: date | str | None, valid_to: date | str | None
 ) -> tuple[datetime | None, datetime | None]:
     """Return the bounds of a time in the world."""
     start = checked_time(valid_from, what="valid_from")

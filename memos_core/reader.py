@@ -22,19 +22,19 @@ _READ_ROLES = ("user", "assistant")
 _KNOWN = ("id", "role", "name", "content", "created_at", "session", "metadata")
 
 
-def messages_from(
-    turns: Iterable[Mapping[str, Any]], *, session: str | None, settings: Settings
-) -> list[Message]:
+def messages_from(turns: object, *, session: str | None, settings: Settings) -> list[Message]:
     """Read chat messages in role/content form; a turn without an id gets a new one.
 
-    ``content`` is a string or a list of parts, of which the text parts count. Keys that are not
-    ours are kept in the message's metadata.
+    A bare text is a user's. ``content`` is a string or a list of parts, of which the text parts
+    count. Keys that are not ours are kept in the message's metadata.
 
     Raises:
-        InvalidInput: a turn without a role, two different turns under one id, a value that cannot
-            be stored.
+        InvalidInput: something that is no turn, a turn without a role, two different turns under
+            one id, a value that cannot be stored.
     """
-    messages = [_message(turn, session, settings) for turn in turns]
+    several = isinstance(turns, Iterable) and not isinstance(turns, (str, Mapping))
+    many = cast("Iterable[object]", turns if several else [turns])
+    messages = [_message(turn, session, settings) for turn in many]
     first: dict[str, Message] = {}
     for message in messages:
         if first.setdefault(message.id, message) != message:
@@ -79,9 +79,12 @@ def lexical_text(text: str, provenance: Provenance) -> str:
     return searchable(" ".join(part for part in (provenance.speaker, day, text) if part))
 
 
-def _message(turn: Mapping[str, Any], session: str | None, settings: Settings) -> Message:
-    if not isinstance(cast("object", turn), Mapping):
+def _message(turn: object, session: str | None, settings: Settings) -> Message:
+    if isinstance(turn, str):
+        turn = {"role": "user", "content": turn}
+    if not isinstance(turn, Mapping):
         raise InvalidInput(f"a message is a mapping with role and content, not {turn!r}")
+    turn = cast("Mapping[str, Any]", turn)
     role = checked_key(turn.get("role"), what="a message's role")
     return Message(
         id=checked_key(turn.get("id") or str(uuid7()), what="a message's id"),

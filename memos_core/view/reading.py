@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import date
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +29,7 @@ from memos_core.view.bound import Bound
 class Reading(Bound):
     """The verbs that read."""
 
-    def get(self, id: UUID | str, *, as_of: datetime | str | None = None) -> MemCube:
+    def get(self, id: UUID | str, *, as_of: date | str | None = None) -> MemCube:
         """Return a cube as it stands, or stood at ``as_of``, with its usage.
 
         Raises:
@@ -57,8 +57,8 @@ class Reading(Bound):
         exclude_messages: Iterable[str] = (),
         kinds: Iterable[Kind | str] | None = None,
         semantic_type: str | None = None,
-        as_of: datetime | str | None = None,
-        valid_at: datetime | str | None = None,
+        as_of: date | str | None = None,
+        valid_at: date | str | None = None,
         min_score: float | None = None,
         context: int = 0,
     ) -> list[Hit]:
@@ -144,8 +144,8 @@ class Reading(Bound):
         kind: str | None = None,
         cube: UUID | str | None = None,
         caller: str | None = None,
-        since: datetime | str | None = None,
-        until: datetime | str | None = None,
+        since: date | str | None = None,
+        until: date | str | None = None,
         limit: int = 100,
         offset: int = 0,
     ) -> list[Event]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import date, timedelta
 from typing import Any, Literal, TypedDict, Unpack, overload
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from memos_core.checks import (
     checked_period,
     checked_priority,
     checked_tags,
+    checked_time,
     checked_ttl,
 )
 from memos_core.cube import MemCube, Provenance
@@ -36,8 +37,8 @@ class HeaderOptions(TypedDict, total=False):
     metadata: Mapping[str, object] | None
     semantic_type: str
     source: str | None
-    valid_from: datetime | str | None
-    valid_to: datetime | str | None
+    valid_from: date | str | None
+    valid_to: date | str | None
     ttl: float | timedelta | None
     priority: int
     sensitivity: Iterable[str]
@@ -67,8 +68,8 @@ class Writing(Bound):
         metadata: Mapping[str, object] | None = None,
         semantic_type: str = "fact",
         source: str | None = None,
-        valid_from: datetime | str | None = None,
-        valid_to: datetime | str | None = None,
+        valid_from: date | str | None = None,
+        valid_to: date | str | None = None,
         ttl: float | timedelta | None = None,
         priority: int = 0,
         sensitivity: Iterable[str] = (),
@@ -113,15 +114,18 @@ class Writing(Bound):
         return added[0] if isinstance(text, str) else added
 
     def ingest(
-        self, messages: Iterable[Mapping[str, Any]], *, session: str | None = None
+        self,
+        messages: Mapping[str, Any] | str | Iterable[Mapping[str, Any] | str],
+        *,
+        session: str | None = None,
     ) -> list[MemCube]:
         """Remember a conversation; return the cubes that were made of it now.
 
         Messages are ``{"id", "role", "content", "name", "created_at", "session", "metadata"}``, of
-        which role and content are needed. They are stored first, in a transaction of their own, so
-        that nothing said is lost if reading them fails; the next ``ingest`` in this namespace then
-        reads them. A message whose id is known is not stored again, so sending a conversation
-        twice is safe, and a forgotten one does not come back.
+        which role and content are needed; a bare text is what a user said. They are stored first,
+        in a transaction of their own, so that nothing said is lost if reading them fails; the next
+        ``ingest`` in this namespace then reads them. A message whose id is known is not stored
+        again, so sending a conversation twice is safe, and a forgotten one does not come back.
 
         Without a language model each turn of a user or an assistant becomes a cube, word for word.
 
@@ -150,10 +154,11 @@ class Writing(Bound):
         tags: Iterable[str] | None = None,
         metadata: Mapping[str, object] | None = None,
         semantic_type: str | None = None,
-        valid_from: datetime | str | None = None,
-        valid_to: datetime | str | None = None,
+        valid_from: date | str | None = None,
+        valid_to: date | str | None = None,
         ttl: float | timedelta | None = None,
         priority: int | None = None,
+        sensitivity: Iterable[str] | None = None,
     ) -> MemCube:
         """Store a new version of a cube; what is not given stays as it was.
 
@@ -166,16 +171,20 @@ class Writing(Bound):
         """
         if mode not in ("overwrite", "append"):
             raise InvalidInput(f"mode is 'overwrite' or 'append', not {mode!r}")
-        start, end = checked_period(valid_from, valid_to)
         header = changes.Change(
             text=None if text is None else self._text(text),
             tags=None if tags is None else checked_tags(tags),
             metadata=None if metadata is None else checked_metadata(metadata),
-            semantic_type=checked_label(semantic_type, what="semantic_type"),
-            valid_from=start,
-            valid_to=end,
+            semantic_type=None
+            if semantic_type is None
+            else checked_key(semantic_type, what="semantic_type"),
+            valid_from=checked_time(valid_from, what="valid_from"),
+            valid_to=checked_time(valid_to, what="valid_to"),
             ttl=checked_ttl(ttl),
             priority=None if priority is None else checked_priority(priority),
+            sensitivity=None
+            if sensitivity is None
+            else checked_tags(sensitivity, what="sensitivity label"),
         )
         if header == changes.Change():
             raise InvalidInput("nothing to update: give a text or a part of the header")
@@ -226,7 +235,8 @@ class Writing(Bound):
         report = self.engine.run(
             changes.lock(self._scope, wanted), changes.forget(self._scope, wanted)
         )
-        if missing := [cube for cube in wanted if cube not in report.cubes]:
+        found = set(report.cubes)
+        if missing := [cube for cube in wanted if cube not in found]:
             self._missing(missing)
         return report
 
@@ -251,6 +261,7 @@ class Writing(Bound):
     def _update(
         self, current: MemCube, header: changes.Change, mode: Literal["overwrite", "append"]
     ) -> MemCube | None:
+        checked_period(header.valid_from or current.valid_from, header.valid_to or current.valid_to)
         change, vector, engine = header, None, self.engine
         if header.text is not None:
             joined = f"{current.text}\n{header.text}" if mode == "append" else header.text

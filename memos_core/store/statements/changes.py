@@ -59,6 +59,7 @@ class Change:
     tags: tuple[str, ...] | None = None
     metadata: dict[str, object] | None = None
     priority: int | None = None
+    sensitivity: tuple[str, ...] | None = None
     valid_from: datetime | None = None
     valid_to: datetime | None = None
     ttl: float | None = None
@@ -76,6 +77,7 @@ _UPDATE: LiteralString = (
             metadata = coalesce(%(metadata)s::jsonb, cube.metadata),
             provenance = cube.provenance - 'restored_from',
             priority = coalesce(%(priority)s, cube.priority),
+            sensitivity = coalesce(%(sensitivity)s::text[], cube.sensitivity),
             valid_from = coalesce(%(valid_from)s, cube.valid_from),
             valid_to = coalesce(%(valid_to)s, cube.valid_to),
             expires_at = coalesce(
@@ -120,6 +122,7 @@ def update(
             if change.metadata is None
             else json.dumps(change.metadata, ensure_ascii=False),
             priority=change.priority,
+            sensitivity=None if change.sensitivity is None else list(change.sensitivity),
             valid_from=change.valid_from,
             valid_to=change.valid_to,
             ttl=change.ttl,
@@ -209,23 +212,25 @@ _FORGET: LiteralString = (
     ), whole AS (
         SELECT count(*) AS cubes FROM doomed HAVING count(*) = cardinality(%(ids)s::uuid[])
     ), gone AS (
-        DELETE FROM memos.cube USING doomed, whole
-        WHERE cube.tenant = doomed.tenant AND cube.id = doomed.id
-        RETURNING cube.id
+        DELETE FROM memos.cube USING whole
+        WHERE tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[])
+        RETURNING id
     ), versions AS (
-        DELETE FROM memos.cube_version USING doomed, whole
-        WHERE cube_version.tenant = doomed.tenant AND cube_version.id = doomed.id
-        RETURNING cube_version.id
+        DELETE FROM memos.cube_version USING whole
+        WHERE tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[])
+        RETURNING id
     ), vectors AS (
-        DELETE FROM memos.reembedding USING doomed, whole
-        WHERE reembedding.tenant = doomed.tenant AND reembedding.id = doomed.id
+        DELETE FROM memos.reembedding USING whole
+        WHERE tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[])
+    ), said AS (
+        SELECT DISTINCT namespace, unnest(message_ids) AS id FROM doomed, whole
     ), erased AS (
         UPDATE memos.message SET
             content = '', name = NULL, metadata = '{}', read_at = coalesce(read_at, now()),
             forgotten_at = now()
-        FROM doomed, whole
-        WHERE message.tenant = doomed.tenant AND message.namespace = doomed.namespace
-            AND message.id = ANY(doomed.message_ids) AND forgotten_at IS NULL
+        FROM said
+        WHERE message.tenant = %(tenant)s AND message.namespace = said.namespace
+            AND message.id = said.id AND forgotten_at IS NULL
         RETURNING message.id
     ), logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)

@@ -111,7 +111,9 @@ _ADD: LiteralString = (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
         SELECT
             %(tenant)s, now(), %(kind)s, %(namespace)s::text[], %(caller)s::jsonb, array_agg(id),
-            jsonb_build_object('messages', (SELECT count(*) FROM claimed))
+            CASE WHEN %(reading)s
+                THEN jsonb_build_object('messages', (SELECT count(*) FROM claimed)) ELSE '{}'
+            END
         FROM added HAVING count(*) > 0
     )
     SELECT """
