@@ -55,6 +55,18 @@ def test_adds_finds_shows_and_forgets(memos_command: Callable[..., Result]) -> N
     assert kinds == ["searched", "forgot", "read", "searched", "added"]
 
 
+def test_updates_and_restores(memos_command: Callable[..., Result]) -> None:
+    (cube,) = answer(memos_command("add", "Milk.", "--json"))
+    changed = answer(memos_command("update", cube["id"], "Bread.", "--append", "--json"))
+    assert (changed["version"], changed["text"]) == (2, "Milk.\nBread.")
+    stale = memos_command("update", cube["id"], "Eggs.", "--expected-version", "1")
+    assert type(stale.exception).__name__ == "VersionConflict"
+    assert answer(memos_command("restore", cube["id"], "1", "--json"))["text"] == "Milk."
+    shown = memos_command("history", cube["id"]).stdout
+    assert "(restored from 1)" in shown
+    assert "3" in shown
+
+
 def test_shows_answers_to_people(memos_command: Callable[..., Result]) -> None:
     added = memos_command("add", "Ann likes [bold]tea[/bold].", "--metadata", '{"year": 2020}')
     assert "[bold]tea[/bold]" in added.stdout

@@ -181,6 +181,41 @@ def get(
     _print(cube, show.cube(cube), raw=raw)
 
 
+Expected = Annotated[int | None, typer.Option(help="Refuse if it is at another version by now.")]
+
+
+@app.command()
+def update(
+    id: Id,
+    text: Annotated[str, typer.Argument(help="What it says from now on.")],
+    append: Annotated[bool, typer.Option("--append", help="Add the text as a line.")] = False,
+    expected_version: Expected = None,
+    database: Database = None,
+    at: At = None,
+    raw: AsJson = False,
+) -> None:
+    """Store a new version of a cube."""
+    with _view(database, at, "updating") as view:
+        mode = "append" if append else "overwrite"
+        cube = view.update(id, text, mode=mode, expected_version=expected_version)
+    _print(cube, show.cube(cube), raw=raw)
+
+
+@app.command()
+def restore(
+    id: Id,
+    version: Annotated[int, typer.Argument(help="The version to bring back, as a new one.")],
+    expected_version: Expected = None,
+    database: Database = None,
+    at: At = None,
+    raw: AsJson = False,
+) -> None:
+    """Bring back what a cube said at an earlier version."""
+    with _view(database, at, "restoring") as view:
+        cube = view.restore(id, version=version, expected_version=expected_version)
+    _print(cube, show.cube(cube), raw=raw)
+
+
 @app.command()
 def history(id: Id, database: Database = None, at: At = None, raw: AsJson = False) -> None:
     """Show every version of a cube."""
@@ -270,8 +305,12 @@ def reembed(
 @app.command()
 def demo(raw: AsJson = False) -> None:
     """Watch a conversation being remembered, found, updated and forgotten."""
-    from memos_core.demo import run  # noqa: PLC0415 it loads both frameworks
-
+    try:
+        from memos_core.demo import run  # noqa: PLC0415 it loads both frameworks
+    except ModuleNotFoundError as error:
+        needed = "pip install 'memos-memory[embedded,langchain,llamaindex]'"
+        progress_output.print(f"the demo needs {error.name}: {needed}", markup=False)
+        raise typer.Exit(1) from error
     failures = run(progress_output if raw else output)
     if raw:
         output.out(as_json({"failures": failures}), highlight=False)
