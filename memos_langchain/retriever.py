@@ -29,13 +29,13 @@ class MemOSRetriever(BaseRetriever):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     memos: View = Field(exclude=True)
-    k: int = 4
+    k: int = 5
     filter: Mapping[Any, object] | None = None
     kinds: Sequence[Kind] | None = None
     semantic_type: str | None = None
     with_tags: Sequence[str] | None = None
     """Tags that cubes must have; ``tags`` are LangChain's own, for tracing."""
-    as_of: datetime | None = None
+    as_of: datetime | str | None = None
     valid_at: datetime | str | None = None
     min_score: float | None = None
 

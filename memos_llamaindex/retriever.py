@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import date
 from typing import Any
 
 from llama_index.core.callbacks import CallbackManager
@@ -35,8 +35,8 @@ class MemOSRetriever(BaseRetriever):
         tags: Iterable[str] | None = None,
         kinds: Iterable[Kind | str] | None = None,
         semantic_type: str | None = None,
-        as_of: datetime | str | None = None,
-        valid_at: datetime | str | None = None,
+        as_of: date | str | None = None,
+        valid_at: date | str | None = None,
         min_score: float | None = None,
         callback_manager: CallbackManager | None = None,
         verbose: bool = False,

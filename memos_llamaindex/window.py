@@ -10,17 +10,11 @@ from typing import Any, cast
 
 import llama_index.core
 from llama_index.core import utils
-from llama_index.core.base.llms.types import (
-    AudioBlock,
-    ChatMessage,
-    DocumentBlock,
-    ImageBlock,
-    TextBlock,
-    VideoBlock,
-)
+from llama_index.core.base.llms.types import ChatMessage, TextBlock
 
 Tokenizer = Callable[[str], Sequence[Any]]
 MEDIA_TOKENS = 256  # of a picture, a sound, a film, a document: LlamaIndex's own estimate
+_MEDIA = ("image", "audio", "video", "document")
 _SYSTEM = ("system", "developer")
 _RESULTS = ("tool", "function")
 
@@ -47,7 +41,7 @@ def tokens_of(message: ChatMessage, tokenizer: Tokenizer) -> int:
     for block in message.blocks:
         if isinstance(block, TextBlock):
             texts.append(block.text)
-        elif isinstance(block, (ImageBlock, AudioBlock, VideoBlock, DocumentBlock)):
+        elif block.block_type in _MEDIA:
             tokens += MEDIA_TOKENS
         else:
             texts.append(block.model_dump_json())
