@@ -29,7 +29,7 @@ from memos_core.hit import Event, ForgetReport, Hit, Stats
 from memos_core.memos import MemOS
 from memos_core.message import Message
 from memos_core.namespace import Namespace
-from memos_core.prompt import render_memories
+from memos_core.prompt import Recall, render_memories
 from memos_core.settings import Settings
 from memos_core.view import View
 
@@ -62,6 +62,7 @@ __all__ = [
     "PoolExhausted",
     "Provenance",
     "QueryEmbedder",
+    "Recall",
     "ServerStartError",
     "Settings",
     "State",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,11 @@ def _awaited(
         return await self.to_thread(verb, self.sync, *args, **kwargs)
 
     return awaited
+
+
+def _close_unwanted(opening: asyncio.Future[MemOS]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        threading.Thread(target=opening.result().close).start()
 
 
 class AsyncView:
@@ -70,9 +76,11 @@ class AsyncView:
     search = _awaited(View.search)
     update = _awaited(View.update)
     restore = _awaited(View.restore)
-    versions = _awaited(View.versions)
+    recall = _awaited(View.recall)
+    stands = _awaited(View.stands)
     history = _awaited(View.history)
     forget = _awaited(View.forget)
+    forget_all = _awaited(View.forget_all)
     messages = _awaited(View.messages)
     retire = _awaited(View.retire)
     events = _awaited(View.events)
@@ -96,10 +104,17 @@ class AsyncMemOS(AsyncView):
         settings: Settings | None = None,
     ) -> Self:
         """Open a memory; see ``MemOS.open``."""
-        opening = functools.partial(
-            MemOS.open, where, embedder=embedder, caller=caller, settings=settings
+        opening = asyncio.get_running_loop().run_in_executor(
+            None,
+            functools.partial(
+                MemOS.open, where, embedder=embedder, caller=caller, settings=settings
+            ),
         )
-        return cls(await asyncio.to_thread(opening))
+        try:
+            return cls(await asyncio.shield(opening))
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unwanted)  # nobody else could
+            raise
 
     def at(self, *labels: str, caller: Caller | None = None) -> AsyncView:
         """Return a view of a namespace; the first label is the tenant."""

@@ -75,6 +75,8 @@ def checked_keys(keys: Iterable[str], *, what: str) -> tuple[str, ...]:
     """Return short strings in the order given, each once."""
     if isinstance(keys, str):
         raise InvalidInput(f"{what}s are a list of strings, not one: use [{keys!r}]")
+    if not isinstance(cast("object", keys), Iterable):
+        raise InvalidInput(f"{what}s are a list of strings, not {keys!r}")
     return tuple(dict.fromkeys(checked_key(key, what=what) for key in keys))
 
 
@@ -140,8 +142,8 @@ def checked_time(value: object, *, what: str) -> datetime | None:
     if not isinstance(value, datetime):
         raise InvalidInput(f"{what} must be a datetime, not {type(value).__name__}")
     try:
-        # PostgreSQL and Python agree on the years in between.
-        return value.astimezone(UTC)
+        value.astimezone(UTC)  # a moment of the years 1 to 9999 there too
+        return value if value.tzinfo else value.astimezone()
     except (OverflowError, ValueError, OSError) as error:
         raise InvalidInput(f"{what} {value} is out of range") from error
 
@@ -188,9 +190,11 @@ def checked_priority(priority: int) -> int:
     return checked_count(priority, what="priority", least=-(2**31), most=2**31 - 1)
 
 
-def checked_kind(kind: str) -> str:
-    """Return the name of a kind."""
-    try:
-        return Kind(kind).value
-    except ValueError as error:
-        raise InvalidInput(f"unknown kind {kind!r}; known: {', '.join(Kind)}") from error
+def checked_kinds(kinds: Iterable[Kind | str] | None) -> tuple[str, ...] | None:
+    """Return the names of kinds."""
+    if kinds is None:
+        return None
+    names = checked_keys(kinds, what="kind")
+    if unknown := [name for name in names if name not in set(Kind)]:
+        raise InvalidInput(f"unknown kind {unknown[0]!r}; known: {', '.join(Kind)}")
+    return names

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from memos_core.errors import InvalidVector
+from memos_core.errors import EmbedderMismatch, InvalidVector
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +43,31 @@ class QueryEmbedder(Protocol):
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """Return float32 vectors of shape (len(texts), width), to compare with ``embed``'s."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """An embedding model as the database knows it: its name and the width of its vectors."""
+
+    name: str
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({self.width} dimensions)"
+
+    def as_json(self) -> str:
+        """Return what the database writes down."""
+        return json.dumps({"name": self.name, "width": self.width})
+
+
+def wrong_model(
+    stored: Model, mine: Model | str = "the embedder of this MemOS"
+) -> EmbedderMismatch:
+    """Say that the database's vectors are another model's, and what to do."""
+    return EmbedderMismatch(
+        f"this database was embedded by {stored}, not by {mine}: open it with that model, or run "
+        "`memos reembed` (MemOS.reembed) to replace every vector"
+    )
 
 
 def document_vectors(embedder: Embedder, texts: Sequence[str]) -> Vectors:

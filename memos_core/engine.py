@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from memos_core.embedder import (
     Embedder,
+    Model,
     Vectors,
     document_vectors,
     name_of,
     question_vectors,
+    wrong_model,
 )
 from memos_core.errors import Closed, InvalidInput
 from memos_core.model.default import default_embedder
 from memos_core.settings import Settings, where_from
 from memos_core.store.statement import Statement
 from memos_core.store.statements import embeddings
-from memos_core.store.statements.embeddings import Model, Text
+from memos_core.store.statements.embeddings import Text
 
 if TYPE_CHECKING:
-    from memos_core.store.postgres import Store
+    from memos_core.store.postgres import Store, Transaction
 
 T = TypeVar("T")
 _log = logging.getLogger("memos_core")
 REEMBED_BATCH = 256
-_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9]*)(\+\w+)?://")  # SQLAlchemy's have a "+driver"
-_KEYWORDS = re.compile(r"(host|hostaddr|port|dbname|user|service)\s*=")  # libpq's other form
+_PASSES = 5  # over what others wrote meanwhile, before they are made to wait
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9]*)(\+\w+)?://", re.IGNORECASE)
+_KEYWORDS = re.compile(r"\s*\w+\s*=")  # libpq's other form; ./a=b is a folder
 
 
 class Engine:
@@ -41,19 +46,19 @@ class Engine:
     def __init__(
         self,
         store: Store,
-        embedder: Embedder,
+        embedder: Embedder | None,
         settings: Settings,
         release: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
-        self.model = name_of(embedder)
         self._store = store
-        self._embedder = embedder
         self._release = release
         self._threads: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._closed = False
-        self._width: int | None = None  # known once the database has confirmed model and width
+        self._stored = store.run(embeddings.stored())
+        self._embedder = embedder or default_embedder(self._stored and self._stored.name)
+        self.model = name_of(self._embedder)
 
     @classmethod
     def open(
@@ -65,11 +70,10 @@ class Engine:
         settings = settings or Settings()
         dsn, release = _address(where, settings)
         try:
-            store = Store(dsn, settings)
+            return cls(Store(dsn, settings), embedder, settings, release)
         except BaseException:
             release()
             raise
-        return cls(store, embedder or default_embedder(), settings, release)
 
     @property
     def threads(self) -> ThreadPoolExecutor:
@@ -94,6 +98,11 @@ class Engine:
         self._store.close()
         self._release()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
     @overload
     def run(self, statement: Statement[T], /) -> T: ...
     @overload
@@ -102,13 +111,29 @@ class Engine:
         """Run statements in one transaction and return the last one's answer."""
         return self._store.run(statement, *others)
 
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Run statements in one transaction with work of the caller's between them."""
+        return self._store.transaction()
+
     def documents(self, texts: Sequence[str]) -> Vectors:
-        """Embed texts to be stored; shape (len(texts), width)."""
-        return self._confirmed(document_vectors(self._embedder, texts))
+        """Embed texts to be stored; shape (len(texts), width).
+
+        Raises:
+            EmbedderMismatch: another model filled the database.
+        """
+        vectors = document_vectors(self._embedder, texts)
+        mine = Model(name=self.model, width=vectors.shape[1])
+        if self._stored != mine:
+            self._stored = self._store.run(embeddings.claim(mine)) or mine
+        return self._checked(vectors)
 
     def question(self, text: str) -> Vectors:
-        """Embed a question; shape (1, width)."""
-        return self._confirmed(question_vectors(self._embedder, [text]))
+        """Embed a question; shape (1, width).
+
+        Raises:
+            EmbedderMismatch: another model filled the database.
+        """
+        return self._checked(question_vectors(self._embedder, [text]))
 
     def check_model(self) -> None:
         """Refuse a database that another embedder filled.
@@ -116,9 +141,8 @@ class Engine:
         Raises:
             EmbedderMismatch: it did.
         """
-        stored = self._store.run(embeddings.stored())
-        if stored is not None and stored.name != self.model:
-            self._refuse(stored.name, self.model)
+        if self._stored is not None and self._stored.name != self.model:
+            raise wrong_model(self._stored, self.model)
 
     def reembed(self, report: Callable[[int, int], None]) -> int:
         """Replace every vector by one of this engine's embedder; return how many there are.
@@ -130,40 +154,48 @@ class Engine:
         width = document_vectors(self._embedder, ["how wide?"]).shape[1]
         model = Model(name=self.model, width=width)
         done, everything = run(embeddings.progress(model))
-        while not run(embeddings.swap(model)):
+        for passes in itertools.count(1):
             last: Text | None = None
             while texts := run(embeddings.missing(model, after=last, limit=REEMBED_BATCH)):
-                vectors = document_vectors(self._embedder, [text.text for text in texts])
-                run(embeddings.keep(model, texts, vectors))
+                run(embeddings.keep(model, texts, self._vectors(texts)))
                 last = texts[-1]
                 done += len(texts)
                 report(done, max(done, everything))
-        _, everything = run(embeddings.progress(model))
-        return everything
+            if self._finish(model, whatever=passes >= _PASSES):
+                break
+        self._stored = model
+        return run(embeddings.count())
 
-    def _confirmed(self, vectors: Vectors) -> Vectors:
-        width = vectors.shape[1]
-        if width != self._width:
-            mine = Model(name=self.model, width=width)
-            stored = self._store.run(embeddings.claim(mine)) or mine
-            if stored != mine:
-                self._refuse(
-                    f"{stored.name} ({stored.width} dimensions)",
-                    f"{mine.name} ({mine.width} dimensions)",
-                )
-            self._width = width
+    def _finish(self, model: Model, *, whatever: bool) -> bool:
+        """Make writers wait, embed what they wrote last, and swap; unless that is much."""
+        with self._store.transaction(timeout=0) as transaction:
+            transaction.run(embeddings.lock())
+            while texts := transaction.run(
+                embeddings.missing(model, after=None, limit=REEMBED_BATCH)
+            ):
+                if len(texts) == REEMBED_BATCH and not whatever:
+                    return False
+                transaction.run(embeddings.keep(model, texts, self._vectors(texts)))
+            transaction.run(embeddings.swap(model))
+            return True
+
+    def _vectors(self, texts: Sequence[Text]) -> Vectors:
+        return document_vectors(self._embedder, [text.text for text in texts])
+
+    def _checked(self, vectors: Vectors) -> Vectors:
+        mine = Model(name=self.model, width=vectors.shape[1])
+        if self._stored is not None and self._stored != mine:
+            raise wrong_model(self._stored, mine)
         return vectors
-
-    def _refuse(self, stored: str, mine: str) -> None:
-        from memos_core.store.postgres import wrong_model  # noqa: PLC0415 as above
-
-        raise wrong_model(stored, mine)
 
 
 def _address(where: str | Path | None, settings: Settings) -> tuple[str, Callable[[], None]]:
     where = where or where_from()
+    if not isinstance(cast("object", where), str | Path | None):
+        raise InvalidInput(f"MemOS.open takes a URL or a folder, not {type(where).__name__}")
     if isinstance(where, str):
-        if (url := _URL.match(where)) and url["scheme"] in ("postgresql", "postgres"):
+        url = _URL.match(where)
+        if url and url["scheme"].lower() in ("postgresql", "postgres"):
             return f"postgresql://{where[url.end() :]}", lambda: None
         if url:
             raise InvalidInput(

@@ -54,7 +54,7 @@ class ForgetReport:
 class Event:
     """One line of the audit log: ids and numbers only, never text.
 
-    ``kind`` is what happened: added, read, searched, updated, restored, forgot, ingested.
+    ``kind`` is what happened: added, ingested, read, searched, updated, restored, forgot, retired.
     """
 
     id: int
@@ -68,7 +68,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stats:
-    """How much a view holds; ``bytes`` is the size of the whole database on disk."""
+    """How much a view holds, without what has expired; ``bytes`` is the whole database on disk."""
 
     cubes: int
     versions: int

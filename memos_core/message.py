@@ -11,8 +11,10 @@ from datetime import datetime
 class Message:
     """One turn of a conversation.
 
-    ``id`` is unique in its namespace and makes ``ingest`` idempotent. ``metadata`` is whatever
-    the caller stored with it. A forgotten message keeps its id and its place and nothing else.
+    ``id`` is unique in its session and makes ``ingest`` idempotent. ``metadata`` is what the caller
+    said of it, ``extra`` what else the message held, such as tool calls. ``created_by`` is who
+    stored it. A forgotten message keeps its id and its place and nothing else; a retired one is no
+    longer part of its session's history.
     """
 
     id: str
@@ -22,4 +24,7 @@ class Message:
     created_at: datetime | None = None
     session: str | None = None
     metadata: Mapping[str, object]
+    extra: Mapping[str, object]
+    created_by: str | None = None
+    retired: bool = False
     forgotten: bool = False

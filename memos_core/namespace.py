@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Generator
+from typing import Self, cast
 
 from memos_core.errors import InvalidNamespace
 from memos_core.text import unstorable
@@ -27,6 +28,9 @@ class Namespace(tuple[str, ...]):
 
     def __new__(cls, *labels: str) -> Self:
         """Check labels and make a path of them."""
+        first = cast("object", labels[0]) if len(labels) == 1 else None
+        if isinstance(first, Generator):  # dataclasses.asdict copies tuples so
+            labels = tuple(cast("Generator[str]", first))
         if not labels:
             raise InvalidNamespace("a namespace needs at least one label, the tenant")
         if len(labels) > MAX_LABELS:
@@ -42,6 +46,9 @@ class Namespace(tuple[str, ...]):
                 f"a namespace has at most {MAX_BYTES} bytes in all, not {size}; shorten its labels"
             )
         return super().__new__(cls, labels)
+
+    def __getnewargs__(self) -> tuple[str, ...]:
+        return tuple(self)
 
     @property
     def tenant(self) -> str:

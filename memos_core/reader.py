@@ -10,23 +10,26 @@ from typing import Any, cast
 
 from uuid_utils.compat import uuid7
 
-from memos_core.checks import checked_key, checked_label, checked_metadata, checked_time
+from memos_core.checks import checked_key, checked_metadata, checked_time
 from memos_core.cube import Provenance
 from memos_core.errors import InvalidInput, InvalidText
 from memos_core.message import Message
 from memos_core.settings import Settings
 from memos_core.store.statements.cubes import Draft, Header
-from memos_core.text import searchable, unstorable
+from memos_core.text import searchable, shortened, storable, unstorable
 
 _READ_ROLES = ("user", "assistant")
 _KNOWN = ("id", "role", "name", "content", "created_at", "session", "metadata")
 
 
-def messages_from(turns: object, *, session: str | None, settings: Settings) -> list[Message]:
+def messages_from(
+    turns: object, *, session: str | None, settings: Settings, repair: bool = False
+) -> list[Message]:
     """Read chat messages in role/content form; a turn without an id gets a new one.
 
     A bare text is a user's. ``content`` is a string or a list of parts, of which the text parts
-    count. Keys that are not ours are kept in the message's metadata.
+    count. Keys that are not ours are kept as the message's ``extra``. With ``repair``, what cannot
+    be stored of a text or a value is replaced, and a text that is too long is cut.
 
     Raises:
         InvalidInput: something that is no turn, a turn without a role, two different turns under
@@ -34,10 +37,12 @@ def messages_from(turns: object, *, session: str | None, settings: Settings) -> 
     """
     several = isinstance(turns, Iterable) and not isinstance(turns, (str, Mapping))
     many = cast("Iterable[object]", turns if several else [turns])
-    messages = [_message(turn, session, settings) for turn in many]
-    first: dict[str, Message] = {}
+    messages = [
+        _message(_repaired(turn, settings) if repair else turn, session, settings) for turn in many
+    ]
+    first: dict[tuple[str | None, str], Message] = {}
     for message in messages:
-        if first.setdefault(message.id, message) != message:
+        if first.setdefault((message.session, message.id), message) != message:
             raise InvalidInput(f"two different messages have the id {message.id!r}")
     return list(first.values())
 
@@ -47,16 +52,14 @@ def is_readable(message: Message) -> bool:
     return message.role in _READ_ROLES and bool(message.content.strip())
 
 
-def drafts_from(
-    messages: Sequence[Message], *, created_by: str | None, settings: Settings
-) -> Iterator[Draft]:
+def drafts_from(messages: Sequence[Message], *, settings: Settings) -> Iterator[Draft]:
     """Keep each turn as a cube of its own; one too long for a cube becomes several."""
     for message in messages:
         for part in _parts(message.content, settings.max_text):
             said_at = message.created_at
             provenance = Provenance(
                 source="conversation",
-                created_by=created_by,
+                created_by=message.created_by,
                 message_ids=(message.id,),
                 session=message.session,
                 speaker=message.name,
@@ -68,7 +71,12 @@ def drafts_from(
                 text=part,
                 lexical=lexical_text(part, provenance),
                 provenance=provenance,
-                header=Header(semantic_type="turn", owner=created_by, valid_from=said_at),
+                header=Header(
+                    semantic_type="turn",
+                    metadata=message.metadata,
+                    owner=message.created_by,
+                    valid_from=said_at,
+                ),
             )
 
 
@@ -86,29 +94,44 @@ def _message(turn: object, session: str | None, settings: Settings) -> Message:
         raise InvalidInput(f"a message is a mapping with role and content, not {turn!r}")
     turn = cast("Mapping[str, Any]", turn)
     role = checked_key(turn.get("role"), what="a message's role")
+    id, name = turn.get("id"), turn.get("name")
     return Message(
-        id=checked_key(turn.get("id") or str(uuid7()), what="a message's id"),
+        id=str(uuid7()) if id is None else checked_key(id, what="a message's id"),
         role=role,
-        name=checked_label(turn.get("name"), what="a message's name"),
+        name=None if name in (None, "") else checked_key(name, what="a message's name"),
         content=_content(turn.get("content"), settings.max_message),
         created_at=checked_time(turn.get("created_at"), what="created_at"),
-        session=_session(turn.get("session") or session),
-        metadata={
-            **checked_metadata(turn.get("metadata")),
-            **checked_metadata({key: turn[key] for key in turn if key not in _KNOWN}),
-        },
+        session=_session(session if turn.get("session") is None else turn["session"]),
+        metadata=checked_metadata(turn.get("metadata")),
+        extra=checked_metadata({key: turn[key] for key in turn if key not in _KNOWN}),
     )
+
+
+def _repaired(turn: object, settings: Settings) -> object:
+    if isinstance(turn, str):
+        turn = {"role": "user", "content": turn}
+    if not isinstance(turn, Mapping):
+        return turn
+    said = cast("Mapping[str, object]", turn)
+    fields = cast("dict[str, object]", storable(said))
+    content = _joined(fields.get("content"))
+    if isinstance(content, str):
+        fields["content"] = shortened(content, settings.max_message)
+    return fields | {"created_at": said.get("created_at")}  # a datetime is no JSON, and is right
 
 
 def _session(session: str | None) -> str | None:
     return None if session is None else checked_key(session, what="session")
 
 
-def _content(content: object, limit: int) -> str:
+def _joined(content: object) -> object:
     if isinstance(content, list):
-        content = "\n".join(_part_texts(cast("list[object]", content)))
-    if content is None:
-        content = ""
+        return "\n".join(_part_texts(cast("list[object]", content)))
+    return "" if content is None else content
+
+
+def _content(content: object, limit: int) -> str:
+    content = _joined(content)
     if not isinstance(content, str):
         raise InvalidText(f"a message's content is text or parts, not {type(content).__name__}")
     if len(content) > limit:

@@ -17,7 +17,7 @@ class Settings:
     pool_timeout: float = 10.0  # wait for a free connection
     statement_timeout: float = 30.0  # cancelling an await does not stop the SQL; this does
     startup_timeout: float = 300.0  # the embedded server may have to recover from a crash first
-    max_text: int = 65_536  # of one cube; the worst text of this length still fits a tsvector
+    max_text: int = 65_536  # of one cube, and no more: the worst text so long fits a tsvector
     max_message: int = 1_000_000  # of one message; the reader splits it into several cubes
     dense_weight: float = 2 / 3  # share of the cosine in a hit's score
     lexical_weight: float = 1 / 3  # share of BM25 in a hit's score
@@ -25,10 +25,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if getattr(self, name) < 0:
-                raise InvalidInput(f"setting {name} is negative: {getattr(self, name)}")
-        if self.pool_size < 1:
-            raise InvalidInput("setting pool_size must be at least 1")
+            least, most = _RANGES.get(name, (0, 2**31 - 1))
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise InvalidInput(f"setting {name} must be from {least} to {most}, not {value}")
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "pool_size": (1, 1_000),
+    "statement_timeout": (0.001, 2_000_000),  # PostgreSQL counts milliseconds in 31 bits
+    "max_text": (1, 65_536),
+    "max_message": (1, 100_000_000),
+}
 
 
 def where_from(environment: Mapping[str, str] = os.environ) -> str | None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from memos_core.errors import InvalidText
+
+QUESTION_CHARACTERS = 4_000  # an embedder sees the first few hundred words at best
 
 # Scripts written without spaces between words. PostgreSQL's parser makes one token of a whole run
 # of them, so each run becomes its overlapping pairs of characters, as in Lucene's CJKAnalyzer.
@@ -21,6 +26,9 @@ _UNSPACED = re.compile(
 )
 
 
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
 def unstorable(text: str) -> str | None:
     """Say why PostgreSQL could not store ``text``, or None where it could."""
     if "\x00" in text:
@@ -30,6 +38,42 @@ def unstorable(text: str) -> str | None:
     except UnicodeEncodeError as error:
         return f"holds a lone surrogate at character {error.start}: decode the text properly"
     return None
+
+
+def storable(value: object) -> object:
+    """Return a value as JSON can hold it and PostgreSQL can store it, whatever it was.
+
+    In texts, NUL bytes and lone surrogates become U+FFFD; what is no JSON becomes its ``str``.
+    """
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[object, object]", value).items()
+        return {str(storable(str(key))): storable(inner) for key, inner in pairs}
+    if isinstance(value, list | tuple):
+        return [storable(inner) for inner in cast("Sequence[object]", value)]
+    return storable(str(value))
+
+
+def excerpt(question: str) -> str:
+    """Return what is asked of a question: of a very long one the beginning and the end."""
+    text = question.strip()
+    if len(text) <= QUESTION_CHARACTERS:
+        return text
+    half = QUESTION_CHARACTERS // 2
+    return f"{text[:half]} {text[-half:]}"
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return a text of at most ``limit`` characters, with a note where it was cut."""
+    if len(text) <= limit:
+        return text
+    note = f" … [{len(text):,} characters, cut]"
+    return text[: max(0, limit - len(note))] + note
 
 
 def checked_text(text: object, *, limit: int, what: str = "text") -> str:

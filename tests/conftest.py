@@ -80,7 +80,7 @@ def age() -> Callable[[str], None]:
 
     def make_older(dsn: str) -> None:
         with psycopg.connect(dsn) as connection:
-            connection.execute("UPDATE memos.message SET recorded_at = now() - interval '1 hour'")
+            connection.execute("UPDATE memos.message SET due_at = due_at - interval '1 hour'")
 
     return make_older
 

@@ -84,7 +84,8 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_hub_s_cache_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cached = {path.name: str(path) for path in packaged_model().iterdir()}
+    folder = packaged_model()
+    cached = {str(path.relative_to(folder)): str(path) for path in folder.rglob("*")}
     monkeypatch.setattr(embedder, "try_to_load_from_cache", lambda _model, name: cached.get(name))
     assert tmp_path.exists()
     monkeypatch.setattr(embedder, "packaged_model", lambda: pytest.fail("the cache has it"))
@@ -100,6 +101,42 @@ def test_prefixes_go_before_texts(minilm: SentenceTransformerEmbedder) -> None:
     np.testing.assert_allclose(question_vectors(e5, ["tea"])[0], plain[0], atol=1e-5)
     np.testing.assert_allclose(document_vectors(e5, ["tea"])[0], plain[1], atol=1e-5)
     assert e5.name != minilm.name, "the vectors are others, so the database must tell them apart"
+
+
+def test_an_embedder_is_known_by_its_whole_name() -> None:
+    e5 = SentenceTransformerEmbedder(query_prefix="query: ", document_prefix="a&b=c?d ")
+    again = SentenceTransformerEmbedder.named(e5.name)
+    assert again.name == e5.name
+    np.testing.assert_array_equal(again.embed_queries(["tea"]), e5.embed_queries(["tea"]))
+    assert SentenceTransformerEmbedder.named(DEFAULT_MODEL).name == DEFAULT_MODEL
+
+
+def test_who_names_no_embedder_gets_the_database_s(database: str) -> None:
+    e5 = SentenceTransformerEmbedder(query_prefix="query: ")
+    with MemOS.open(database, embedder=e5) as memos:
+        memos.add(["Ann is allergic to peanuts.", "Ann was born in Rome."])
+    with MemOS.open(database) as memos:
+        assert memos.engine.model == e5.name
+        assert memos.search("What must she not eat?")[0].text == "Ann is allergic to peanuts."
+
+
+def test_what_needs_no_vectors_needs_no_embedder(database: str, tmp_path: Path) -> None:
+    with MemOS.open(database, embedder=WordEmbedder(str(tmp_path))) as memos:
+        cube = memos.add("tea")
+    with MemOS.open(database) as memos:
+        assert memos.stats().cubes == 1
+        assert memos.get(cube.id).text == "tea"
+        with pytest.raises(EmbedderUnavailable, match="the one that filled the database"):
+            memos.search("tea")
+        memos.forget(cube.id)
+
+
+def test_asking_an_empty_database_claims_nothing(database: str) -> None:
+    with MemOS.open(database, embedder=WordEmbedder()) as memos:
+        assert memos.search("tea") == []
+    with MemOS.open(database, embedder=WordEmbedder("others", width=16)) as memos:
+        memos.add("tea")
+        assert memos.search("tea")[0].text == "tea"
 
 
 def test_a_loaded_model_needs_a_name() -> None:
@@ -188,10 +225,12 @@ def test_any_length_and_width_of_vectors(database: str, new_database: Callable[.
 def test_another_model_is_refused(database: str) -> None:
     with MemOS.open(database, embedder=WordEmbedder()) as memos:
         memos.add("tea")
-    with pytest.raises(EmbedderMismatch, match=r"by 'words', not by 'others'.*memos reembed"):
+    with pytest.raises(
+        EmbedderMismatch, match=r"by 'words' \(64 dimensions\), not by others.*memos reembed"
+    ):
         MemOS.open(database, embedder=WordEmbedder("others"))
     with MemOS.open(database, embedder=WordEmbedder(width=32)) as memos:
         for verb in (lambda: memos.add("cake"), lambda: memos.search("tea")):
-            with pytest.raises(EmbedderMismatch, match=r"words \(64 dimensions\).*words \(32"):
+            with pytest.raises(EmbedderMismatch, match=r"'words' \(64 dimensions\).*'words' \(32"):
                 verb()
         assert memos.stats().cubes == 1

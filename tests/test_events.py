@@ -19,15 +19,19 @@ def kinds(events: list[Event]) -> list[str]:
 
 def test_every_verb_leaves_a_line(view: View) -> None:
     cube = view.add("Ann likes tea.")
-    (said,) = view.ingest([{"role": "user", "content": "So does Bob."}])
+    (said,) = view.ingest("So does Bob.", session="monday")
     view.get(cube.id)
     hits = view.search("tea", k=2, offset=0)
     view.update(cube.id, "Ann likes cake.", mode="append")
     view.restore(cube.id, version=1)
+    view.history(cube.id)
+    view.retire("monday")
     view.forget(cube.id)
     log = view.events()
     assert kinds(log) == [
         "forgot",
+        "retired",
+        "read",
         "restored",
         "updated",
         "searched",
@@ -35,7 +39,7 @@ def test_every_verb_leaves_a_line(view: View) -> None:
         "ingested",
         "added",
     ], "the latest first"
-    forgot, restored, updated, searched, _read, ingested, added = log
+    forgot, retired, looked_back, restored, updated, searched, _read, ingested, added = log
     assert (added.cube_ids, added.details) == ((cube.id,), {})
     assert ingested.cube_ids == (said.id,)
     assert ingested.details == {"messages": 1}
@@ -43,6 +47,8 @@ def test_every_verb_leaves_a_line(view: View) -> None:
     assert searched.details == {"k": 2, "offset": 0}
     assert updated.details == {"version": 2, "mode": "append"}
     assert restored.details == {"version": 3, "restored_from": 1}
+    assert looked_back.details == {"versions": 3}
+    assert retired.details == {"messages": 1}
     assert forgot.details == {"messages": 0, "versions": 3}
     assert [event.at for event in log] == sorted((event.at for event in log), reverse=True)
 

@@ -231,7 +231,6 @@ def test_ids(guarded: MemOS, id: Any, other: Any) -> None:
         lambda: view.restore(id, version=other),
         lambda: view.forget(id),
         lambda: view.forget([id, other]),
-        lambda: view.versions([id]),
         lambda: view.events(cube=id, limit=other),
         lambda: view.messages(session=id, limit=other),
         lambda: view.retire(id),

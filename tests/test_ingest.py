@@ -8,8 +8,19 @@ from typing import Any
 
 import pytest
 
-from memos_core import Embedder, InvalidInput, InvalidText, MemOS, Message, Settings, View
+from memos_core import (
+    Caller,
+    Embedder,
+    InvalidInput,
+    InvalidText,
+    MemOS,
+    Message,
+    Settings,
+    View,
+    render_memories,
+)
 from memos_core.embedder import Vectors
+from memos_core.view import writing
 from tests.support import WordEmbedder
 
 TURNS: list[dict[str, Any]] = [
@@ -36,7 +47,7 @@ def test_every_turn_is_logged_and_what_was_said_becomes_cubes(view: View) -> Non
     assert [message.role for message in logged] == [turn["role"] for turn in TURNS]
     assert [message.content for message in logged] == [turn["content"] for turn in TURNS]
     assert logged[1].name == "Ann"
-    assert logged[2].metadata == {"tool_calls": [{"name": "weather"}]}
+    assert logged[2].extra == {"tool_calls": [{"name": "weather"}]}
     assert {message.session for message in logged} == {"monday"}
 
 
@@ -161,7 +172,114 @@ def test_leftovers_are_read_by_any_later_call(database: str, age: Any) -> None:
         embedder.broken = False
         age(database)
         made = memos.ingest([{"id": "m6", "role": "user", "content": "It is warm again."}])
-        assert [cube.provenance.message_ids for cube in made] == [("m2",), ("m5",), ("m6",)]
+        assert [cube.provenance.message_ids for cube in made] == [("m6",)]
+        assert {hit.message_ids for hit in memos.search("Oslo")} == {("m2",), ("m5",), ("m6",)}
+
+
+def test_one_that_can_never_be_read_holds_up_no_other(
+    database: str, age: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Choosy(WordEmbedder):
+        def embed(self, texts: Sequence[str]) -> Vectors:
+            if any("poison" in text for text in texts):
+                raise ValueError("cannot")
+            return super().embed(texts)
+
+    with MemOS.open(database, embedder=Choosy()) as memos:
+        with pytest.raises(ValueError, match="cannot"):
+            memos.ingest(["first", "poison"])
+        for number in range(3):
+            age(database)
+            assert len(memos.ingest(f"tea {number}")) == 1
+        assert {hit.text for hit in memos.search("tea")} == {"first", "tea 0", "tea 1", "tea 2"}
+        assert "still cannot be read" in caplog.text
+        before = len(caplog.records)
+        memos.ingest("tea 3")
+        assert len(caplog.records) == before, "it is due again later, and ever later"
+
+
+def test_leftovers_stay_who_s_they_were(database: str, age: Any) -> None:
+    embedder = Failing()
+    with MemOS.open(database, embedder=embedder) as memos:
+        alice, bob = (memos.at("acme", caller=Caller(user=name)) for name in ("alice", "bob"))
+        with pytest.raises(RuntimeError):
+            alice.ingest("Alice's words")
+        embedder.broken = False
+        age(database)
+        bob.ingest("Bob's words")
+        owners = {hit.text: hit.cube.governance.owner for hit in bob.search("words")}
+        assert owners == {"Alice's words": "alice", "Bob's words": "bob"}
+
+
+def test_a_large_conversation_is_read_in_parts(ann: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "READ_BATCH", 10)
+    turns = [{"id": str(n), "role": "user", "content": f"line {n}"} for n in range(35)]
+    assert [cube.text for cube in ann.ingest(turns)] == [turn["content"] for turn in turns]
+    assert [len(event.cube_ids) for event in ann.events()] == [5, 10, 10, 10]
+
+
+def test_one_id_in_two_sessions_is_two_messages(view: View) -> None:
+    for session in ("monday", "tuesday"):
+        view.ingest([{"id": "m1", "role": "user", "content": f"It is {session}."}], session=session)
+    assert [one.content for one in view.messages()] == ["It is monday.", "It is tuesday."]
+    hit = view.search("It is tuesday", context=1, k=1)[0]
+    assert [turn.session for turn in hit.context] == ["tuesday"]
+    view.forget(hit.cube.id)
+    assert [one.content for one in view.messages()] == ["It is monday."]
+
+
+def test_the_day_is_the_speaker_s(view: View) -> None:
+    said = "2026-03-01T00:30:00+09:00"
+    (cube,) = view.ingest([{"role": "user", "content": "Good night.", "created_at": said}])
+    assert cube.provenance.said_at == datetime.fromisoformat(said)
+    assert render_memories([cube]) == "- [2026-03-01] user: Good night."
+    (message,) = view.messages()
+    assert message.created_at is not None
+    assert message.created_at.isoformat() == said
+    assert view.search("What was said in March?")[0].reasons["lexical"] > 0
+    assert view.search("What was said in February?")[0].reasons["lexical"] == 0
+
+
+def test_metadata_of_a_turn_goes_to_its_cube(view: View) -> None:
+    view.ingest([{"role": "user", "content": "zebra", "metadata": {"year": 2020}, "other": 1}])
+    (hit,) = view.search("zebra", filter={"year": 2020})
+    assert hit.cube.metadata == {"year": 2020}
+
+
+@pytest.mark.parametrize(
+    ("content", "stored"),
+    [
+        ("a\x00b\ud800", "a\ufffdb\ufffd"),
+        (["a\x00", {"type": "text", "text": "b"}], "a\ufffd\nb"),
+        (None, ""),
+    ],
+)
+def test_what_cannot_be_stored_is_replaced_on_request(
+    view: View, content: Any, stored: str
+) -> None:
+    said = datetime(2026, 3, 1, tzinfo=UTC)
+    values = {"nan": float("nan"), "when": said, 7: {"x": object}, "list": ("a\x00", 1.5, None)}
+    turn = {"role": "user", "content": content, "created_at": said, "calls": values}
+    with pytest.raises(InvalidInput):
+        view.ingest(turn)
+    view.ingest(turn, repair=True)
+    (message,) = view.messages()
+    assert message.content == stored
+    assert message.created_at == said
+    assert message.extra["calls"] == {
+        "nan": "nan",
+        "when": str(said),
+        "7": {"x": "<class 'object'>"},
+        "list": ["a\ufffd", 1.5, None],
+    }
+
+
+def test_a_long_message_is_cut_on_request(view: View) -> None:
+    for given in ("x" * 2_000_000, {"role": "user", "content": ["x" * 600_000] * 2}):
+        view.ingest(given, repair=True)
+    first, second = view.messages()
+    assert len(first.content) == len(second.content) == 1_000_000
+    assert first.content.endswith("[2,000,000 characters, cut]")
 
 
 def test_a_message_forgotten_before_it_was_read_stays_forgotten(ann: View) -> None:
@@ -188,6 +306,8 @@ def test_a_message_forgotten_before_it_was_read_stays_forgotten(ann: View) -> No
         ({"role": "user", "content": "x" * 1_000_001}, "over 1,000,000; split it"),
         ({"role": "user", "content": "x", "id": "i" * 600}, "512 bytes"),
         ({"role": "user", "content": "x", "id": 7}, "id"),
+        ({"role": "user", "content": "x", "id": 0}, "id"),
+        ({"role": "user", "content": "x", "name": "n" * 600}, "512 bytes"),
         ({"role": "user", "content": "x", "name": 7}, "name"),
         ({"role": "user", "content": "x", "created_at": "noon"}, "created_at"),
         ({"role": "user", "content": "x", "session": 7}, "session"),

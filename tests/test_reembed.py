@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,11 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from memos_core import EmbedderMismatch, MemOS, engine
-from memos_core.embedder import Vectors
+from memos_core import EmbedderMismatch, MemOS, View, engine
+from memos_core.embedder import Model, Vectors
 from memos_core.engine import Engine
 from memos_core.store.statements import embeddings
-from memos_core.store.statements.embeddings import Model
 from tests.support import WordEmbedder, everything_in
 
 OLD = WordEmbedder()
@@ -107,6 +107,30 @@ def test_what_is_written_meanwhile_is_embedded_too(filled: str) -> None:
         }
 
 
+def test_writers_that_never_rest_do_not_hold_it_up(filled: str) -> None:
+    stop = threading.Event()
+
+    def write(view: View) -> int:
+        cube, refused = view.add("0"), 0
+        while not stop.is_set():
+            try:
+                cube = view.update(cube.id, "again")
+                view.forget(view.add("short").id)
+            except EmbedderMismatch:
+                return refused
+        raise AssertionError("the swap never came")
+
+    with MemOS.open(filled, embedder=OLD) as memos, ThreadPoolExecutor() as pool:
+        writers = [pool.submit(write, memos.at("acme")) for _ in range(3)]
+        try:
+            MemOS.reembed(filled, embedder=NEW)
+            assert [writer.result(timeout=60) for writer in writers] == [0, 0, 0]
+        finally:
+            stop.set()
+    with MemOS.open(filled, embedder=NEW) as memos:
+        assert memos.at("acme").search("bread")[0].text == "bread"
+
+
 def test_a_writer_that_waited_for_the_swap_is_refused(filled: str) -> None:
     """A vector of the old model must not slip in behind it."""
     engine_of_new = Engine.open(filled, NEW, None)
@@ -122,8 +146,9 @@ def test_a_writer_that_waited_for_the_swap_is_refused(filled: str) -> None:
         while texts := engine_of_new.run(embeddings.missing(model, after=None, limit=100)):
             vectors = NEW.embed([text.text for text in texts])
             engine_of_new.run(embeddings.keep(model, texts, vectors))
-        swap: Any = embeddings.swap(model)
-        assert swapping.execute(swap.sql, swap.parameters).fetchone() == (True,)
+        steps: list[Any] = [embeddings.lock(), embeddings.swap(model)]
+        for step in steps:
+            swapping.execute(step.sql, step.parameters)
         waiting = pool.submit(view.add, "late")
         while not waiting.running():
             pass

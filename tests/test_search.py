@@ -262,6 +262,14 @@ def test_forgotten_turns_are_no_neighbours(view: View) -> None:
     assert [turn.id for turn in hit.context] == ["m0", "m2", "m3", "m4"]
 
 
+def test_of_a_very_long_question_both_ends_are_asked(view: View) -> None:
+    view.add(["okapi", "zebra", "lion"])
+    hits = {hit.text: hit for hit in view.search(f"okapi {'filler ' * 9_000} zebra")}
+    assert hits["okapi"].lexical_rank
+    assert hits["zebra"].lexical_rank
+    assert hits["lion"].lexical_rank is None
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 
@@ -277,6 +285,10 @@ def test_forgotten_turns_are_no_neighbours(view: View) -> None:
         ({"min_score": "high"}, "min_score"),
         ({"context": -1}, "context must be"),
         ({"kinds": ["memory"]}, "unknown kind 'memory'; known: plaintext"),
+        ({"kinds": "plaintext"}, r"use \['plaintext'\]"),
+        ({"kinds": 5}, "list of strings"),
+        ({"tags": 5}, "list of strings"),
+        ({"exclude_messages": 5}, "list of strings"),
         ({"tags": "health"}, r"use \['health'\]"),
         ({"tags": [7]}, "tag must be"),
         ({"tags": ["a\x00"]}, "NUL"),
@@ -297,7 +309,7 @@ def test_refuses_options_that_make_no_sense(
     [
         ("", "empty"),
         (" \n", "empty"),
-        ("x" * 100_000, "over the limit"),
+        ("x" * 1_000_001, "over the limit"),
         ("a\x00b", "NUL"),
         ("a\ud800b", "surrogate"),
         (7, "not a string"),

@@ -22,10 +22,11 @@ from memos_core import (
     StatementTimeout,
     StoreError,
     StoreUnavailable,
+    UnsupportedServer,
     View,
     errors,
 )
-from tests.support import WordEmbedder
+from tests.support import WordEmbedder, url
 
 
 def opened(dsn: str, **settings: Any) -> MemOS:
@@ -43,16 +44,26 @@ def test_opens_every_spelling_of_an_address(database: str) -> None:
         database.replace("postgresql://", "postgres://", 1),
         database.replace("postgresql://", "postgresql+psycopg://", 1),
         keywords,
+        f"sslmode=disable {keywords}",
+        database.replace("postgresql://", "POSTGRESQL://", 1),
     ):
         with opened(where) as memos:
             memos.add("one")
     with opened(database) as memos:
-        assert memos.stats().cubes == 4
+        assert memos.stats().cubes == 6
 
 
-@pytest.mark.parametrize("where", ["mysql://host/db", "sqlite:///file.db", "https://x.org"])
-def test_refuses_other_urls(where: str) -> None:
-    with pytest.raises(InvalidInput, match="postgresql:// URL or a folder"):
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("mysql://host/db", "postgresql:// URL or a folder"),
+        ("SQLITE:///file.db", "postgresql:// URL or a folder"),
+        ("pasword=x host=y", "no address of a database"),
+        (5, "not int"),
+    ],
+)
+def test_refuses_what_is_no_address(where: Any, error: str) -> None:
+    with pytest.raises(InvalidInput, match=error):
         MemOS.open(where)
 
 
@@ -149,6 +160,35 @@ def test_a_connection_cut_under_a_verb(database: str, ann: View) -> None:
 # --- closing --------------------------------------------------------------------------------------
 
 
+def test_closing_waits_for_verbs_at_work(database: str) -> None:
+    memos = opened(database)
+    cube = memos.add("one")
+    with psycopg.connect(database) as blocker, ThreadPoolExecutor() as pool:
+        blocker.execute("SELECT FROM memos.cube FOR UPDATE")
+        forgetting = pool.submit(memos.forget, cube.id)
+        while not _blocked(database):
+            pass
+        closing = pool.submit(memos.close)
+        with pytest.raises(TimeoutError):
+            closing.result(timeout=0.2)
+        blocker.rollback()
+        closing.result()
+        assert forgetting.result().cubes == (cube.id,)
+
+
+async def test_an_opening_that_nobody_waits_for_is_closed(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = threading.Event()
+    monkeypatch.setattr(MemOS, "close", lambda _memos: closed.set())
+    opening = asyncio.create_task(AsyncMemOS.open(database, embedder=WordEmbedder()))
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert await asyncio.to_thread(closed.wait, 10)
+
+
 def test_a_closed_memory_says_so(database: str) -> None:
     memos = opened(database)
     view = memos.at("acme")
@@ -172,8 +212,11 @@ async def test_closing_lets_verbs_at_work_finish(database: str) -> None:
 def test_a_settings_value_that_makes_no_sense() -> None:
     with pytest.raises(InvalidInput, match="pool_size"):
         Settings(pool_size=0)
-    with pytest.raises(InvalidInput, match="statement_timeout is negative"):
-        Settings(statement_timeout=-1)
+    for value in (-1, 0, 1e9, float("inf"), float("nan")):
+        with pytest.raises(InvalidInput, match="statement_timeout must be from"):
+            Settings(statement_timeout=value)
+    with pytest.raises(InvalidInput, match="max_text"):
+        Settings(max_text=100_000)
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -193,6 +236,34 @@ def test_an_error_of_the_database_is_ours(database: str, ann: View) -> None:
     with pytest.raises(StoreError, match=r"nothing was written.*memos\.cube") as raised:
         ann.add("two")
     assert isinstance(raised.value.__cause__, psycopg.Error)
+
+
+def test_a_collision_is_tried_again(database: str, ann: View) -> None:
+    """Two sessions wait for each other: PostgreSQL ends one, and it must be no verb of ours."""
+    first, last = sorted(cube.id for cube in ann.add(["one", "two"]))
+    lock = "SELECT FROM memos.cube WHERE id = %s FOR UPDATE"
+    with psycopg.connect(database) as other, ThreadPoolExecutor() as pool:
+        other.execute("SET deadlock_timeout = '1h'")  # so that it is ours that is ended
+        other.execute(lock, (last,))
+        forgetting = pool.submit(ann.forget, [first, last])
+        while not _blocked(database):
+            pass
+        other.execute(lock, (first,))
+        other.rollback()
+        assert len(forgetting.result().cubes) == 2
+
+
+def test_a_database_of_another_encoding_is_refused(server: str) -> None:
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(
+            "CREATE DATABASE ascii ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' "
+            "LOCALE_PROVIDER libc TEMPLATE template0"
+        )
+        try:
+            with pytest.raises(UnsupportedServer, match="ENCODING 'UTF8'"):
+                opened(url(server, "ascii"))
+        finally:
+            admin.execute("DROP DATABASE ascii WITH (FORCE)")
 
 
 def test_threads_share_one_memory(ann: View) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
+import psycopg
 import pytest
 
-from memos_core import CubeNotFound, Hit, InvalidInput, MemCube, View
+from memos_core import CubeNotFound, Hit, InvalidInput, MemCube, MemOS, View
+from tests.support import WordEmbedder
 
 EAST = timezone(timedelta(hours=14))
 NEVER_YET = datetime(2020, 1, 1, tzinfo=UTC)
@@ -52,6 +54,28 @@ def test_as_of_a_time_to_come_is_what_stands(view: View) -> None:
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     assert view.get(cube.id, as_of=tomorrow).version == 1
     assert texts(view.search("coffee", as_of=tomorrow)) == [cube.text]
+
+
+def test_neighbours_are_those_of_the_time(view: View) -> None:
+    view.ingest([{"id": "m1", "role": "user", "content": "We fly to Oslo."}], session="s")
+    moment = datetime.now(UTC)
+    view.ingest([{"id": "m2", "role": "user", "content": "A secret."}], session="s")
+    (hit,) = view.search("Oslo", as_of=moment, context=3)
+    assert [turn.id for turn in hit.context] == ["m1"]
+
+
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59+00:00", "0001-01-01T00:00:00+00:00"])
+def test_the_ends_of_the_calendar_are_times(ann: View, database: str, moment: str) -> None:
+    with psycopg.connect(database, autocommit=True) as admin:
+        name = admin.info.dbname
+        admin.execute(f"ALTER DATABASE {name} SET timezone = 'Asia/Tokyo'")
+        admin.execute(f"ALTER DATABASE {name} SET datestyle = 'SQL, DMY'")
+        admin.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    with MemOS.open(database, embedder=WordEmbedder()) as memos:
+        cube = memos.add("Ann is human.", valid_from=moment)
+        assert cube.valid_from == datetime.fromisoformat(moment)
+        assert memos.search("human", valid_at="any")[0].cube == cube
+    assert ann.stats().cubes == 0
 
 
 def test_scores_are_those_of_the_time(view: View) -> None:
@@ -145,7 +169,9 @@ def test_what_has_expired_is_in_no_answer(view: View) -> None:
         with pytest.raises(CubeNotFound, match="expired"):
             verb()
     assert texts(view.search("cake", as_of=gone.created_at)) == [gone.text, kept.text]
-    assert view.forget(gone.id).cubes == (gone.id,), "it can still be erased"
+    assert view.stats().cubes == 1
+    assert len(view.history(gone.id)) == 1, "it is not erased"
+    assert view.forget(gone.id).cubes == (gone.id,)
 
 
 def test_an_update_can_prolong_a_life(view: View) -> None:

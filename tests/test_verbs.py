@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import time
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4, uuid5
 
@@ -11,6 +15,7 @@ from memos_core import (
     Caller,
     CubeExists,
     CubeNotFound,
+    ForgetReport,
     InvalidInput,
     InvalidText,
     Kind,
@@ -100,6 +105,25 @@ def test_an_id_of_another_tenant_is_free(memos: MemOS) -> None:
     memos.at("other").add("theirs", id=MINE)
     assert memos.at("acme").get(MINE).text == "ours"
     assert memos.at("other").get(MINE).text == "theirs"
+
+
+def test_an_id_is_free_again_when_its_cube_has_expired(view: View) -> None:
+    view.add("one", id=MINE, ttl=0.2)
+    view.update(MINE, "two")
+    with pytest.raises(CubeExists):
+        view.add("three", id=MINE)
+    time.sleep(0.25)
+    cube = view.add("three", id=MINE)
+    assert cube.version == 1
+    assert view.history(MINE) == [cube]
+
+
+def test_cubes_can_be_copied_pickled_and_taken_apart(ann: View) -> None:
+    ann.add("one", metadata={"a": [1]}, tags=["x"])
+    (hit,) = ann.search("one")
+    assert copy.deepcopy(hit) == hit
+    assert pickle.loads(pickle.dumps(hit)) == hit  # noqa: S301
+    assert asdict(hit)["cube"]["namespace"] == hit.cube.namespace
 
 
 def test_text_is_kept_to_the_letter(view: View) -> None:
@@ -220,6 +244,16 @@ def test_restore_brings_a_version_back(view: View) -> None:
     assert changed.provenance.restored_from is None, "it says what no version said before"
 
 
+def test_an_old_time_to_live_is_not_restored(view: View) -> None:
+    cube = view.add("one", ttl=0.2)
+    prolonged = view.update(cube.id, "two", ttl=1_000)
+    time.sleep(0.25)
+    restored = view.restore(cube.id, version=1)
+    assert restored.text == "one"
+    assert restored.governance.expires_at == prolonged.governance.expires_at
+    assert view.get(cube.id).version == 3
+
+
 def test_restoring_what_stands_changes_nothing(view: View) -> None:
     cube = view.add("one")
     assert view.restore(cube.id, version=1) == cube
@@ -260,6 +294,7 @@ def test_forgets_all_or_none(view: View) -> None:
     assert sorted(report.cubes) == sorted(cube.id for cube in cubes)
     assert view.stats().cubes == 0
     assert view.forget([]).cubes == ()
+    assert len(view.events(kind="forgot")) == 1
 
 
 def test_forgetting_erases_the_turns(view: View) -> None:
@@ -273,6 +308,25 @@ def test_forgetting_erases_the_turns(view: View) -> None:
     (event,) = view.events(kind="forgot")
     assert event.cube_ids == (cube.id,)
     assert event.details == {"messages": 1, "versions": 1}
+
+
+def test_forgets_a_session_or_everything(memos: MemOS, view: View) -> None:
+    other = memos.at("acme", "bob")
+    other.ingest("Bob's.", session="monday")
+    for session in ("monday", "tuesday"):
+        turns = [{"role": role, "content": f"{role} {session}"} for role in ("user", "tool")]
+        view.ingest(turns, session=session)
+    view.add("fact")
+    report = view.forget_all(session="monday")
+    assert (len(report.cubes), len(report.message_ids)) == (1, 2)
+    assert [one.content for one in view.messages()] == ["user tuesday", "tool tuesday"]
+    assert view.stats().cubes == 2
+    report = view.forget_all()
+    assert (len(report.cubes), len(report.message_ids)) == (2, 2)
+    assert (view.stats().cubes, view.stats().messages, view.messages()) == (0, 0, [])
+    assert view.forget_all() == ForgetReport(cubes=(), versions=0, message_ids=())
+    assert len(view.events(kind="forgot")) == 4
+    assert other.stats().cubes == 1
 
 
 def test_a_forgotten_text_is_nowhere_in_the_database(ann: View, database: str) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import Self
+from urllib.parse import parse_qsl
 
 from huggingface_hub import try_to_load_from_cache
 from sentence_transformers import SentenceTransformer
@@ -14,7 +16,7 @@ from transformers.utils import logging
 
 from memos_core.embedder import Vectors
 from memos_core.errors import EmbedderUnavailable, InvalidInput
-from memos_core.model.default import DEFAULT_MODEL
+from memos_core.model.default import DEFAULT_MODEL, embedder_name
 
 # Of model.safetensors, as published in huggingface.co/sentence-transformers/all-MiniLM-L6-v2.
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -53,13 +55,21 @@ class SentenceTransformerEmbedder:
         else:
             name = name or model
             self._model = _load(model, device)
-        prefixes = (
-            f" {query_prefix!r} {document_prefix!r}" if query_prefix or document_prefix else ""
-        )
-        self.name = name + prefixes
+        self.name = embedder_name(name, query_prefix=query_prefix, document_prefix=document_prefix)
         self._query_prefix = query_prefix
         self._document_prefix = document_prefix
         self._batch_size = batch_size
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """Return the embedder whose ``name`` this is, as ``embedder_name`` made it."""
+        model, _, options = name.partition("?")
+        prefixes = dict(parse_qsl(options))
+        return cls(
+            model,
+            query_prefix=prefixes.get("query_prefix", ""),
+            document_prefix=prefixes.get("document_prefix", ""),
+        )
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return vectors of documents, shape (len(texts), width)."""
@@ -85,7 +95,10 @@ def _load(name: str, device: str | None) -> SentenceTransformer:
         with _no_progress_bar():
             return SentenceTransformer(where, device=device)
     except (OSError, ValueError) as error:
-        raise EmbedderUnavailable(f"embedding model {name!r} cannot be loaded: {error}") from error
+        raise EmbedderUnavailable(
+            f"embedding model {name!r} cannot be loaded ({error}): pass embedder= an object of "
+            "your own, the one that filled the database, or give it another with `memos reembed`"
+        ) from error
 
 
 @contextmanager
@@ -101,7 +114,13 @@ def _no_progress_bar() -> Generator[None]:
 
 
 def _cached_default() -> Path | None:
-    needed = ("modules.json", "config.json", "tokenizer.json", "model.safetensors")
+    needed = (
+        "modules.json",
+        "config.json",
+        "1_Pooling/config.json",
+        "tokenizer.json",
+        "model.safetensors",
+    )
     found = [try_to_load_from_cache(DEFAULT_MODEL, name) for name in needed]
     paths = [Path(path) for path in found if isinstance(path, str)]
     return paths[0].parent if len(paths) == len(needed) else None

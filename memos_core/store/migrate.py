@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from importlib import resources
 from typing import LiteralString, cast
@@ -61,8 +62,13 @@ def migrate(connection: psycopg.Connection[tuple[object, ...]]) -> None:
 
 
 def make_event_partitions(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    """Make the audit log's partitions for this month and the next two, where they lack."""
-    with connection.transaction():
+    """Make the audit log's partitions for this month and the next two, where they lack.
+
+    Where others read the log for long, it is left to the next who opens: until then the default
+    partition takes the events.
+    """
+    with contextlib.suppress(psycopg.errors.LockNotAvailable), connection.transaction():
+        connection.execute("SELECT set_config('lock_timeout', '2s', true)")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
         connection.execute("SELECT memos.make_event_partitions(2)")
 
@@ -72,6 +78,11 @@ def _check_postgres(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     if version < OLDEST_POSTGRES:
         raise UnsupportedServer(
             f"PostgreSQL {version // 10000} is too old: MemOS needs 15 or later"
+        )
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise UnsupportedServer(
+            f"this database keeps texts as {encoding}: MemOS needs one made with ENCODING 'UTF8'"
         )
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, LiteralString, TypeVar, overload
 
 import psycopg
 from pgvector.psycopg import register_vector
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from memos_core import errors
+from memos_core.embedder import Model, wrong_model
 from memos_core.settings import Settings
 from memos_core.store.migrate import make_event_partitions, migrate
 from memos_core.store.statement import Statement
@@ -20,6 +25,8 @@ T = TypeVar("T")
 Connection = psycopg.Connection[dict[str, Any]]
 
 _WRONG_MODEL = "ME001"  # raised by memos.embedded_by
+_RETRIES = 3  # of a transaction that collided with another: it was rolled back, nothing is lost
+_COLLISION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _NO_CONNECTION = (
     psycopg.errors.ConnectionException,
     psycopg.errors.AdminShutdown,
@@ -28,22 +35,39 @@ _NO_CONNECTION = (
 )
 
 
+class Transaction:
+    """Statements that happen together or not at all."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def run(self, statement: Statement[T], /) -> T:
+        """Run a statement and return its answer."""
+        rows = self._connection.execute(statement.sql, statement.parameters).fetchall()
+        return statement.read(rows)
+
+
 class Store:
     """A pool of connections to one migrated database.
 
     Raises:
+        InvalidInput: ``dsn`` is no address.
         StoreUnavailable: the server cannot be reached.
         UnsupportedServer, MigrationError: see ``migrate``.
     """
 
     def __init__(self, dsn: str, settings: Settings) -> None:
         self._settings = settings
-        self._dsn = dsn
-        with translated(settings), psycopg.connect(dsn, autocommit=True) as connection:
-            migrate(connection)
-            make_event_partitions(connection)
+        self._idle = threading.Condition()
+        self._busy = 0
+        self._closed = False
+        with translated(settings):
+            self._dsn = _patient(dsn, settings)
+            with psycopg.connect(self._dsn, autocommit=True) as connection:
+                migrate(connection)
+                make_event_partitions(connection)
         self._pool: ConnectionPool[Connection] = ConnectionPool(
-            dsn,
+            self._dsn,
             connection_class=Connection,
             min_size=1,
             max_size=settings.pool_size,
@@ -79,27 +103,68 @@ class Store:
             StoreUnavailable, PoolExhausted, StatementTimeout, EmbedderMismatch, CubeExists,
             InvalidInput, StoreError: nothing was written.
         """
-        with translated(self._settings), self._connection() as connection:
-            if not others and timeout is None:
-                return _execute(connection, statement)
-            with connection.transaction():
-                if timeout is not None:
-                    connection.execute(
-                        "SELECT set_config('statement_timeout', %s, true)",
-                        (str(int(timeout * 1000)),),
-                    )
-                answer = _execute(connection, statement)
-                for other in others:
-                    answer = _execute(connection, other)
-            return answer
+
+        def attempt() -> Any:
+            if not others and timeout is None:  # a transaction by itself
+                with self._connection() as connection:
+                    return Transaction(connection).run(statement)
+            with self._transaction(timeout) as transaction:
+                return [transaction.run(one) for one in (statement, *others)][-1]
+
+        with translated(self._settings):
+            for _ in range(_RETRIES):
+                with contextlib.suppress(*_COLLISION):
+                    return attempt()
+            return attempt()
+
+    @contextmanager
+    def transaction(self, *, timeout: float | None = None) -> Generator[Transaction]:
+        """Run statements in one transaction with work of the caller's between them.
+
+        Raises:
+            As ``run``; a collision with another transaction is not tried again.
+        """
+        with translated(self._settings), self._transaction(timeout) as transaction:
+            yield transaction
+
+    def close(self) -> None:
+        """Close every connection, once the statements at work have ended."""
+        with self._idle:
+            self._closed = True
+            self._idle.wait_for(lambda: not self._busy)
+        self._pool.close()
+
+    @contextmanager
+    def _transaction(self, timeout: float | None) -> Generator[Transaction]:
+        with self._connection() as connection, connection.transaction():
+            if timeout is not None:
+                milliseconds = str(int(timeout * 1000))
+                for name in ("statement_timeout", "idle_in_transaction_session_timeout"):
+                    connection.execute("SELECT set_config(%s, %s, true)", (name, milliseconds))
+            yield Transaction(connection)
 
     @contextmanager
     def _connection(self) -> Generator[Connection]:
+        with self._idle:
+            if self._closed:
+                raise errors.Closed
+            self._busy += 1
+        try:
+            with self._borrowed() as connection:
+                yield connection
+        finally:
+            with self._idle:
+                self._busy -= 1
+                self._idle.notify_all()
+
+    @contextmanager
+    def _borrowed(self) -> Generator[Connection]:
         try:
             connection = self._pool.getconn()
         except PoolTimeout:
             # Busy, or gone? A connection outside the pool tells; where it fails, that is the error.
-            psycopg.connect(self._dsn, connect_timeout=2).close()
+            with psycopg.connect(self._dsn, autocommit=True) as probe:
+                self._configure(probe)
             raise
         try:
             with connection:
@@ -107,30 +172,40 @@ class Store:
         finally:
             self._pool.putconn(connection)
 
-    def close(self) -> None:
-        """Close every connection; statements at work are let finish."""
-        self._pool.close()
-
-    def _configure(self, connection: Connection) -> None:
+    def _configure(self, connection: psycopg.Connection[Any]) -> None:
         register_vector(connection)
-        timeouts: LiteralString = """
-            SELECT
-                set_config('statement_timeout', %(statement)s, false),
-                set_config('idle_in_transaction_session_timeout', %(statement)s, false),
-                set_config('work_mem', '64MB', false),
-                set_config('plan_cache_mode', 'force_custom_plan', false)
-            """  # a generic plan loses partial indexes and cannot fold absent filters away
         milliseconds = str(int(self._settings.statement_timeout * 1000))
-        connection.execute(timeouts, {"statement": milliseconds})
+        connection.execute(_SESSION, {"statement_timeout": milliseconds})
+
+
+# Whatever the database's or the role's own defaults are. A generic plan loses partial indexes and
+# cannot fold absent filters away; Python's calendar ends, so some moments exist in UTC only.
+_SESSION: LiteralString = """
+    SELECT
+        set_config('statement_timeout', %(statement_timeout)s, false),
+        set_config('idle_in_transaction_session_timeout', %(statement_timeout)s, false),
+        set_config('default_transaction_isolation', 'read committed', false),
+        set_config('work_mem', '64MB', false),
+        set_config('plan_cache_mode', 'force_custom_plan', false),
+        set_config('timezone', 'UTC', false),
+        set_config('datestyle', 'ISO', false)
+    """
+
+
+def _patient(dsn: str, settings: Settings) -> str:
+    """Return ``dsn`` with a limit to how long a host may take to answer, if it has none."""
+    try:
+        known = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        raise errors.InvalidInput(f"this is no address of a database: {error}") from error
+    if "connect_timeout" in known:
+        return dsn
+    return make_conninfo(dsn, connect_timeout=max(2, round(settings.pool_timeout)))
 
 
 def _check(connection: Connection) -> None:
     """Tell the pool whether a connection still lives: 26 µs, and a restarted server is no error."""
     connection.execute("")
-
-
-def _execute(connection: Connection, statement: Statement[T]) -> T:
-    return statement.read(connection.execute(statement.sql, statement.parameters).fetchall())
 
 
 @contextmanager
@@ -165,7 +240,7 @@ def _ours(error: psycopg.Error, settings: Settings) -> errors.MemOSError:
         case psycopg.DataError():
             return errors.InvalidInput(f"PostgreSQL refused a value: {said}")
         case _ if error.sqlstate == _WRONG_MODEL:
-            return wrong_model(said)
+            return wrong_model(Model(**json.loads(said)))
         case psycopg.OperationalError() if error.sqlstate is None or isinstance(
             error, _NO_CONNECTION
         ):
@@ -176,12 +251,3 @@ def _ours(error: psycopg.Error, settings: Settings) -> errors.MemOSError:
             )
         case _:
             return errors.StoreError(f"the database failed, nothing was written: {said}")
-
-
-def wrong_model(stored: str, mine: str | None = None) -> errors.EmbedderMismatch:
-    """Say that the database's vectors are another model's, and what to do."""
-    asked = f", not by {mine!r}" if mine else ", not by the embedder of this MemOS"
-    return errors.EmbedderMismatch(
-        f"this database was embedded by {stored!r}{asked}: open it with that model, or run "
-        "`memos reembed` (MemOS.reembed) to replace every vector"
-    )

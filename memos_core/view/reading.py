@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from typing import Any
 from uuid import UUID
 
 from memos_core.checks import (
+    MAX_ROWS,
     checked_count,
     checked_id,
     checked_keys,
-    checked_kind,
+    checked_kinds,
     checked_label,
     checked_score,
     checked_tags,
@@ -21,8 +22,15 @@ from memos_core.cube import Kind, MemCube
 from memos_core.filters import compiled
 from memos_core.hit import Event, Hit, Stats
 from memos_core.message import Message
+from memos_core.prompt import (
+    RECALL_DEPTH,
+    Recall,
+    cube_of,
+    recalled,
+    worth_showing,
+)
 from memos_core.store.statements import cubes, events, messages, search
-from memos_core.text import searchable
+from memos_core.text import checked_text, excerpt, searchable, storable
 from memos_core.view.bound import Bound
 
 
@@ -54,7 +62,7 @@ class Reading(Bound):
         offset: int = 0,
         filter: Mapping[Any, object] | None = None,
         tags: Iterable[str] | None = None,
-        exclude_messages: Iterable[str] = (),
+        exclude_messages: Iterable[str] | None = None,
         kinds: Iterable[Kind | str] | None = None,
         semantic_type: str | None = None,
         as_of: date | str | None = None,
@@ -67,7 +75,8 @@ class Reading(Bound):
         A hit's score is a weighted sum of cosine similarity and BM25. The lexical part knows
         English word forms ("moved" finds "moving"), matches words of other spaced languages as
         they are written, whatever their case, and sees scripts without spaces (Chinese, Japanese,
-        Thai …, and Korean) as overlapping pairs of characters.
+        Thai …, and Korean) as overlapping pairs of characters. Of a question over 4,000 characters
+        the beginning and the end are asked.
 
         ``filter`` compares metadata: ``{"year": {"$gte": 2020}, "address.city": "Oslo"}``, with
         ``$eq $ne $gt $gte $lt $lte $in``; all must hold. Numbers compare as numbers, strings as
@@ -84,15 +93,15 @@ class Reading(Bound):
         """
         moment = None if valid_at == "any" else checked_time(valid_at, what="valid_at")
         settings = self.engine.settings
-        question = self._text(query, what="query")
+        question = excerpt(checked_text(query, limit=settings.max_message, what="query"))
         wanted = search.Query(
             words=searchable(question),
             k=checked_count(k, what="k"),
             offset=checked_count(offset, what="offset", most=10**9),
             conditions=compiled(filter),
             tags=checked_tags(tags or ()),
-            without=checked_keys(exclude_messages, what="message id"),
-            kinds=None if kinds is None else tuple(checked_kind(kind) for kind in kinds),
+            without=checked_keys(exclude_messages or (), what="message id"),
+            kinds=checked_kinds(kinds),
             semantic_type=checked_label(semantic_type, what="semantic_type"),
             as_of=checked_time(as_of, what="as_of"),
             valid_at=moment,
@@ -107,10 +116,41 @@ class Reading(Bound):
         vector = engine.question(question)
         return engine.run(search.search(self._scope, wanted, vector, model=engine.model))
 
-    def versions(self, ids: Iterable[UUID | str]) -> dict[UUID, int]:
-        """Return the version each cube stands at, without those that are gone: still as it was?"""
-        wanted = [checked_id(one) for one in ids]
-        return self.engine.run(cubes.versions(self._scope, wanted))
+    def recall(
+        self,
+        question: str,
+        *,
+        k: int = 5,
+        token_limit: int | None = None,
+        count_tokens: Callable[[str], int] = len,
+        min_score: float | None = None,
+        exclude_messages: Iterable[str] = (),
+    ) -> Recall:
+        """Return what a model should be reminded of before it answers: at most ``k`` memories.
+
+        Neither the question itself nor the same words twice, and what was only ever asked comes
+        last. A blank question recalls nothing, and what no database can hold of one is replaced.
+        ``text`` is as ``render_memories`` makes it.
+
+        Raises:
+            InvalidText, InvalidInput: as ``search``.
+        """
+        asked = excerpt(str(storable(question)))
+        if not asked or not checked_count(k, what="k"):
+            return Recall(hits=(), text="")
+        hits = self.search(
+            asked,
+            k=min(MAX_ROWS, RECALL_DEPTH * k),
+            min_score=min_score,
+            exclude_messages=exclude_messages,
+        )
+        chosen = worth_showing(hits, question=asked)[:k]
+        return recalled(chosen, token_limit=token_limit, count_tokens=count_tokens)
+
+    def stands(self, memories: Iterable[Hit | MemCube]) -> bool:
+        """Tell whether memories are still as they were read: none changed, forgotten or expired."""
+        read = {cube.id: cube.version for cube in map(cube_of, memories)}
+        return not read or self.engine.run(cubes.versions(self._scope, list(read))) == read
 
     def history(self, id: UUID | str) -> list[MemCube]:
         """Return every version of a cube, the oldest first.
@@ -118,8 +158,9 @@ class Reading(Bound):
         Raises:
             CubeNotFound: no such cube in this view.
         """
-        cube = checked_id(id)
-        return self.engine.run(cubes.history(self._scope, cube)) or self._missing([cube])
+        cube, settings = checked_id(id), self.engine.settings
+        found = self.engine.run(cubes.history(self._scope, cube, log=settings.read_events))
+        return found or self._missing([cube])
 
     def messages(
         self, *, session: str | None = None, limit: int | None = None, retired: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
@@ -25,9 +26,14 @@ from memos_core.checks import (
 from memos_core.cube import MemCube, Provenance
 from memos_core.errors import CubeNotFound, InvalidInput, VersionConflict
 from memos_core.hit import ForgetReport
+from memos_core.message import Message
 from memos_core.store.statements import changes, cubes
 from memos_core.store.statements import messages as log
 from memos_core.view.bound import Bound
+
+_log = logging.getLogger("memos_core")
+READ_BATCH = 256  # messages whose cubes are stored in one transaction
+READ_OVERDUE = 16  # messages of failed readings that one call makes up for
 
 
 class HeaderOptions(TypedDict, total=False):
@@ -77,7 +83,8 @@ class Writing(Bound):
         """Remember a text, or many in one transaction; the header goes to each of them.
 
         ``valid_from`` and ``valid_to`` bound when it is true in the world; after ``ttl`` seconds
-        (or a timedelta) it is gone from every answer.
+        (or a timedelta) it is found no more, though its history stays until it is forgotten or its
+        id is added again.
 
         Raises:
             InvalidText: empty, over ``Settings.max_text`` characters, or not storable.
@@ -110,6 +117,8 @@ class Writing(Bound):
             )
             for cube, one in zip(ids, map(self._text, texts), strict=True)
         ]
+        if id is not None:
+            self.engine.run(cubes.clear_expired(self._scope, ids))
         added = self._store(drafts)
         return added[0] if isinstance(text, str) else added
 
@@ -118,31 +127,40 @@ class Writing(Bound):
         messages: Mapping[str, Any] | str | Iterable[Mapping[str, Any] | str],
         *,
         session: str | None = None,
+        repair: bool = False,
     ) -> list[MemCube]:
         """Remember a conversation; return the cubes that were made of it now.
 
         Messages are ``{"id", "role", "content", "name", "created_at", "session", "metadata"}``, of
         which role and content are needed; a bare text is what a user said. They are stored first,
-        in a transaction of their own, so that nothing said is lost if reading them fails; the next
-        ``ingest`` in this namespace then reads them. A message whose id is known is not stored
-        again, so sending a conversation twice is safe, and a forgotten one does not come back.
+        in a transaction of their own, so that nothing said is lost if reading them fails; a later
+        ``ingest`` in this namespace then reads them. A message whose id is known in its session is
+        not stored again, so sending a conversation twice is safe, and a forgotten one does not
+        come back.
 
-        Without a language model each turn of a user or an assistant becomes a cube, word for word.
+        Without a language model each turn of a user or an assistant becomes a cube, word for word,
+        with the message's metadata. With ``repair``, NUL bytes, lone surrogates and values that
+        are no JSON are replaced and texts over ``Settings.max_message`` characters cut, for
+        programs that must take what a tool returned.
 
         Raises:
             InvalidInput, InvalidText: a message cannot be stored; none was.
         """
         settings = self.engine.settings
-        said = reader.messages_from(messages, session=session, settings=settings)
+        said = reader.messages_from(messages, session=session, settings=settings, repair=repair)
         if not said:
             return []
         unread = self.engine.run(
             log.lock(self._scope),
             log.log(self._scope, [(one, reader.is_readable(one)) for one in said]),
         )
-        user = self.caller.user if self.caller else None
-        drafts = list(reader.drafts_from(unread, created_by=user, settings=settings))
-        return self._store(drafts, read_messages=[message.id for message in unread])
+        made = [
+            cube
+            for start in range(0, len(unread), READ_BATCH)
+            for cube in self._read(unread[start : start + READ_BATCH])
+        ]
+        self._read_overdue()
+        return made
 
     def update(
         self,
@@ -240,6 +258,18 @@ class Writing(Bound):
             self._missing(missing)
         return report
 
+    def forget_all(self, *, session: str | None = None) -> ForgetReport:
+        """Erase all that this view holds, or all of a session: cubes and every message said.
+
+        What stays is as for ``forget``.
+        """
+        name = None if session is None else checked_key(session, what="session")
+        with self.engine.transaction() as transaction:
+            ids = transaction.run(changes.lock_all(self._scope, session=name))
+            report = transaction.run(changes.forget(self._scope, ids))
+            others = transaction.run(log.erase(self._scope, session=name))
+        return replace(report, message_ids=(*report.message_ids, *others))
+
     def retire(self, session: str) -> int:
         """End a session's history; return how many messages left it.
 
@@ -247,16 +277,26 @@ class Writing(Bound):
         """
         return self.engine.run(log.retire(self._scope, checked_key(session, what="session")))
 
+    def _read(self, messages: Sequence[Message]) -> list[MemCube]:
+        drafts = list(reader.drafts_from(messages, settings=self.engine.settings))
+        return self._store(drafts, read=messages)
+
+    def _read_overdue(self) -> None:
+        """Make up for readings that failed, each by itself: one that fails again holds up none."""
+        for message in self.engine.run(log.overdue(self._scope, limit=READ_OVERDUE)):
+            try:
+                self._read([message])
+            except Exception:  # noqa: BLE001 its sender was told, nothing is lost, it is due again
+                _log.exception("message %r of an earlier ingest still cannot be read", message.id)
+
     def _store(
-        self, drafts: Sequence[cubes.Draft], *, read_messages: Sequence[str] | None = None
+        self, drafts: Sequence[cubes.Draft], *, read: Sequence[Message] | None = None
     ) -> list[MemCube]:
         if not drafts:
             return []
         engine = self.engine
         vectors = engine.documents([draft.text for draft in drafts])
-        return engine.run(
-            cubes.add(self._scope, drafts, vectors, model=engine.model, read_messages=read_messages)
-        )
+        return engine.run(cubes.add(self._scope, drafts, vectors, model=engine.model, read=read))
 
     def _update(
         self, current: MemCube, header: changes.Change, mode: Literal["overwrite", "append"]

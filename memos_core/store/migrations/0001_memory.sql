@@ -51,9 +51,11 @@ CREATE TABLE memos.cube_version (
 );
 CREATE INDEX cube_version_namespace ON memos.cube_version (tenant, namespace);
 
--- What was said, before anything is made of it. `read_at` is when cubes were made of it;
--- `retired_at` when it left its session's history; `forgotten_at` when its content was erased (the
--- id stays, so that a client that sends it again does not bring it back).
+-- What was said, before anything is made of it. `due_at` is when a reader may make cubes of it, each
+-- failed attempt later than the last, and NULL once that is done; `retired_at` when it left its
+-- session's history; `forgotten_at` when its content was erased (the id stays, so that a client that
+-- sends it again does not bring it back). `utc_offset` are the minutes that the speaker's clock was
+-- ahead of UTC: his day may be another than UTC's.
 CREATE TABLE memos.message (
     tenant text COLLATE "C" NOT NULL,
     namespace text[] COLLATE "C" NOT NULL,
@@ -64,15 +66,19 @@ CREATE TABLE memos.message (
     name text,
     content text NOT NULL,
     metadata jsonb NOT NULL,
+    extra jsonb NOT NULL,
     created_at timestamptz,
+    utc_offset integer,
+    created_by text,
     recorded_at timestamptz NOT NULL,
-    read_at timestamptz,
+    due_at timestamptz,
+    attempts integer NOT NULL DEFAULT 0,
     retired_at timestamptz,
     forgotten_at timestamptz,
-    PRIMARY KEY (tenant, namespace, id)
+    PRIMARY KEY (tenant, namespace, session, id)
 );
 CREATE INDEX message_session ON memos.message (tenant, namespace, session, position);
-CREATE INDEX message_unread ON memos.message (tenant, namespace) WHERE read_at IS NULL;
+CREATE INDEX message_due ON memos.message (tenant, namespace, due_at) WHERE due_at IS NOT NULL;
 
 -- The append-only audit log. No foreign key: it outlives cubes, and one would make reads fail while
 -- others forget.
@@ -91,10 +97,11 @@ CREATE TABLE memos.event (
 CREATE TABLE memos.event_rest PARTITION OF memos.event DEFAULT;
 CREATE INDEX event_cube ON memos.event USING gin (cube_ids);
 
--- Make the partitions of this month and the given number of months to come. A month whose events
--- already lie in the default partition stays there.
+-- Make the partitions of this month and the given number of months to come, with the owner's rights.
+-- A month whose events already lie in the default partition stays there. To attach one waits for
+-- nobody who reads or writes the others.
 CREATE FUNCTION memos.make_event_partitions(months integer) RETURNS void
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
     first date := date_trunc('month', now() AT TIME ZONE 'UTC')::date;
     start date;
@@ -108,8 +115,9 @@ BEGIN
             SELECT FROM memos.event_rest
             WHERE at >= start::timestamp AT TIME ZONE 'UTC'
         );
+        EXECUTE format('CREATE TABLE memos.%I (LIKE memos.event INCLUDING DEFAULTS)', name);
         EXECUTE format(
-            'CREATE TABLE memos.%I PARTITION OF memos.event FOR VALUES FROM (%L) TO (%L)',
+            'ALTER TABLE memos.event ATTACH PARTITION memos.%I FOR VALUES FROM (%L) TO (%L)',
             name,
             start::timestamp AT TIME ZONE 'UTC',
             (start + interval '1 month')::timestamp AT TIME ZONE 'UTC'
@@ -123,54 +131,47 @@ CREATE TABLE memos.reembedding (
     tenant text COLLATE "C" NOT NULL,
     id uuid NOT NULL,
     version integer NOT NULL,
-    model text NOT NULL,
+    model jsonb NOT NULL,
     embedding halfvec NOT NULL,
     PRIMARY KEY (tenant, id, version, model)
 );
 
--- True while the database's vectors are those of this model; else an error, so that no statement
--- can mix the vectors of two models, even when `reembed` ran since the caller last looked.
-CREATE FUNCTION memos.embedded_by(model text) RETURNS boolean
+-- True while the database's vectors, if there are any, are those of this model, {"name", "width"};
+-- else an error, so that no statement can mix the vectors of two models, even when `reembed` ran
+-- since the caller last looked.
+CREATE FUNCTION memos.embedded_by(model jsonb) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    stored text := (SELECT value ->> 'name' FROM memos.setting WHERE key = 'embedder');
+    stored jsonb := (SELECT value FROM memos.setting WHERE key = 'embedder');
 BEGIN
-    IF stored IS DISTINCT FROM model THEN
-        RAISE EXCEPTION '%', coalesce(stored, 'none') USING ERRCODE = 'ME001';
+    IF stored <> model THEN
+        RAISE EXCEPTION '%', stored USING ERRCODE = 'ME001';
     END IF;
     RETURN true;
 END
 $$;
 
--- Put the new vectors of a model in place of the old, with the model's name and width; false, and
--- nothing done, where a version still lacks its vector. Writers wait meanwhile, readers do not.
-CREATE FUNCTION memos.swap_embeddings(embedder jsonb) RETURNS boolean
+-- Let the transaction read and change all cubes while writers wait, in the order in which they lock.
+CREATE FUNCTION memos.lock_against_writers() RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    LOCK TABLE memos.cube, memos.cube_version IN SHARE ROW EXCLUSIVE MODE;
-    IF EXISTS (
-        SELECT FROM (
-            SELECT tenant, id, version FROM memos.cube
-            UNION ALL
-            SELECT tenant, id, version FROM memos.cube_version
-        ) AS every
-        WHERE NOT EXISTS (
-            SELECT FROM memos.reembedding AS new
-            WHERE (new.tenant, new.id, new.version) = (every.tenant, every.id, every.version)
-                AND new.model = embedder ->> 'name'
-        )
-    ) THEN
-        RETURN false;
-    END IF;
+    LOCK TABLE memos.cube_version, memos.cube IN SHARE ROW EXCLUSIVE MODE;
+END
+$$;
+
+-- Put the new vectors of a model in place of the old, with the model's name and width, under that
+-- lock and once every version has one.
+CREATE FUNCTION memos.swap_embeddings(embedder jsonb) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
     UPDATE memos.cube SET embedding = new.embedding FROM memos.reembedding AS new
     WHERE (cube.tenant, cube.id, cube.version) = (new.tenant, new.id, new.version)
-        AND new.model = embedder ->> 'name';
+        AND new.model = embedder;
     UPDATE memos.cube_version AS old SET embedding = new.embedding FROM memos.reembedding AS new
     WHERE (old.tenant, old.id, old.version) = (new.tenant, new.id, new.version)
-        AND new.model = embedder ->> 'name';
+        AND new.model = embedder;
     INSERT INTO memos.setting (key, value) VALUES ('embedder', embedder)
     ON CONFLICT (key) DO UPDATE SET value = excluded.value;
     DELETE FROM memos.reembedding;
-    RETURN true;
 END
 $$;

@@ -12,7 +12,7 @@ from uuid import UUID
 from pgvector import HalfVector
 
 from memos_core.cube import MemCube
-from memos_core.embedder import Vectors
+from memos_core.embedder import Model, Vectors
 from memos_core.hit import ForgetReport
 from memos_core.store.statement import Row, Statement, ignored
 from memos_core.store.statements.columns import COLUMNS, first_cube
@@ -91,7 +91,7 @@ _UPDATE: LiteralString = (
         FROM old, moment, (SELECT %(lexical)s::text AS lexical) AS given, """
     + ANALYSED
     + """
-        WHERE cube.tenant = old.tenant AND cube.id = old.id AND memos.embedded_by(%(model)s)
+        WHERE cube.tenant = old.tenant AND cube.id = old.id AND memos.embedded_by(%(model)s::jsonb)
         RETURNING cube.*
     )"""
     + _LOGGED
@@ -127,7 +127,9 @@ def update(
             valid_to=change.valid_to,
             ttl=change.ttl,
             embedding=None if embedding is None else HalfVector(embedding[0]),
-            model=model,
+            model=None
+            if embedding is None
+            else Model(name=model, width=embedding.shape[1]).as_json(),
             kind="updated",
             details=json.dumps({"mode": mode}),
         ),
@@ -135,7 +137,8 @@ def update(
     )
 
 
-# The content and header of another version, with its vector and words; identity and times go on.
+# The content and header of another version, with its vector and words. Identity, times and the time
+# to live go on: an old version may have been meant to live for a minute.
 _RESTORE: LiteralString = (
     _OLD
     + """, wanted AS (
@@ -160,7 +163,6 @@ _RESTORE: LiteralString = (
             sensitivity = wanted.sensitivity,
             valid_from = wanted.valid_from,
             valid_to = wanted.valid_to,
-            expires_at = wanted.expires_at,
             word_count = wanted.word_count,
             words = wanted.words,
             embedding = wanted.embedding
@@ -187,7 +189,10 @@ def restore(scope: Scope, cube: UUID, *, version: int, expected: int) -> Stateme
     )
 
 
+# The table of versions is locked as well, before any row is, as in every other change: `reembed`
+# waits for both tables in that order.
 _LOCK: LiteralString = (
+    "WITH held AS (DELETE FROM memos.cube_version WHERE false) "
     "SELECT id FROM memos.cube WHERE id = ANY(%(ids)s::uuid[]) AND "
     + INSIDE
     + " ORDER BY id FOR UPDATE"
@@ -199,13 +204,31 @@ def lock(scope: Scope, cubes: Sequence[UUID]) -> Statement[None]:
     return Statement(sql=_LOCK, parameters=scope.parameters(ids=list(cubes)), read=ignored)
 
 
+_LOCK_ALL: LiteralString = (
+    "WITH held AS (DELETE FROM memos.cube_version WHERE false) "
+    "SELECT id FROM memos.cube "
+    "WHERE (%(session)s::text IS NULL OR provenance ->> 'session' = %(session)s::text) AND "
+    + INSIDE
+    + " ORDER BY id FOR UPDATE"
+)
+
+
+def lock_all(scope: Scope, *, session: str | None) -> Statement[list[UUID]]:
+    """Hold every cube of a view, or of a session, until the transaction ends; read their ids."""
+    return Statement(
+        sql=_LOCK_ALL,
+        parameters=scope.parameters(session=session),
+        read=lambda rows: [row["id"] for row in rows],
+    )
+
+
 # All or nothing: where one id is unknown, `whole` is empty and nothing is removed. The turns that a
 # cube came from say what it says, so their content goes with it; their ids stay, so that a client
 # that sends them again does not bring them back.
 _FORGET: LiteralString = (
     """
     WITH doomed AS (
-        SELECT tenant, id, namespace, message_ids FROM memos.cube
+        SELECT tenant, id, namespace, provenance, message_ids FROM memos.cube
         WHERE id = ANY(%(ids)s::uuid[]) AND """
     + INSIDE
     + """
@@ -223,14 +246,16 @@ _FORGET: LiteralString = (
         DELETE FROM memos.reembedding USING whole
         WHERE tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[])
     ), said AS (
-        SELECT DISTINCT namespace, unnest(message_ids) AS id FROM doomed, whole
+        SELECT DISTINCT
+            namespace, coalesce(provenance ->> 'session', '') AS session, unnest(message_ids) AS id
+        FROM doomed, whole
     ), erased AS (
         UPDATE memos.message SET
-            content = '', name = NULL, metadata = '{}', read_at = coalesce(read_at, now()),
+            content = '', name = NULL, metadata = '{}', extra = '{}', due_at = NULL,
             forgotten_at = now()
         FROM said
         WHERE message.tenant = %(tenant)s AND message.namespace = said.namespace
-            AND message.id = said.id AND forgotten_at IS NULL
+            AND message.session = said.session AND message.id = said.id AND forgotten_at IS NULL
         RETURNING message.id
     ), logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
@@ -240,7 +265,7 @@ _FORGET: LiteralString = (
                 'messages', (SELECT count(*) FROM erased),
                 'versions', cubes + (SELECT count(*) FROM versions)
             )
-        FROM whole
+        FROM whole WHERE cubes > 0
     )
     SELECT
         ARRAY(SELECT id FROM doomed) AS found,

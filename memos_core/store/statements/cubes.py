@@ -13,8 +13,9 @@ from uuid import UUID
 from pgvector import HalfVector
 
 from memos_core.cube import MemCube, Provenance, Usage
-from memos_core.embedder import Vectors
-from memos_core.store.statement import Row, Statement
+from memos_core.embedder import Model, Vectors
+from memos_core.message import Message
+from memos_core.store.statement import Row, Statement, ignored
 from memos_core.store.statements.columns import (
     COLUMNS,
     SEARCHED,
@@ -70,10 +71,11 @@ ANALYSED: LiteralString = """
 _ADD: LiteralString = (
     """
     WITH claimed AS (
-        UPDATE memos.message SET read_at = now()
+        UPDATE memos.message SET due_at = NULL
         WHERE tenant = %(tenant)s AND namespace = %(namespace)s::text[]
-            AND id = ANY(%(message_ids)s::text[]) AND read_at IS NULL AND forgotten_at IS NULL
-        RETURNING id
+            AND (session, id) IN (SELECT * FROM unnest(%(sessions)s::text[], %(messages)s::text[]))
+            AND due_at IS NOT NULL AND forgotten_at IS NULL
+        RETURNING session, id
     ), added AS (
         INSERT INTO memos.cube ("""
     + COLUMNS
@@ -101,8 +103,9 @@ _ADD: LiteralString = (
         ), """
     + ANALYSED
     + """
-        WHERE memos.embedded_by(%(model)s)
-            AND (NOT %(reading)s OR message_ids <@ ARRAY(SELECT id FROM claimed))
+        WHERE memos.embedded_by(%(model)s::jsonb)
+            AND (NOT %(reading)s OR (coalesce(provenance ->> 'session', ''), message_ids[1])
+                IN (SELECT session, id FROM claimed))
         ORDER BY ordinal
         RETURNING """
     + COLUMNS
@@ -128,22 +131,23 @@ def add(
     embeddings: Vectors,
     *,
     model: str,
-    read_messages: Sequence[str] | None = None,
+    read: Sequence[Message] | None = None,
 ) -> Statement[list[MemCube]]:
     """Store new cubes, all or none.
 
-    With ``read_messages`` those messages are marked as read, and drafts of messages that another
-    reader was quicker to read are left out.
+    With ``read``, each draft comes from one of these messages. They are marked as read, and drafts
+    of those that another reader was quicker to read are left out.
     """
     return Statement(
         sql=_ADD,
         parameters=scope.parameters(
             drafts=json.dumps([_record(draft) for draft in drafts], ensure_ascii=False),
             embeddings=[HalfVector(vector) for vector in embeddings],
-            model=model,
-            kind="added" if read_messages is None else "ingested",
-            reading=read_messages is not None,
-            message_ids=list(read_messages or ()),
+            model=Model(name=model, width=embeddings.shape[1]).as_json(),
+            kind="added" if read is None else "ingested",
+            reading=read is not None,
+            sessions=[message.session or "" for message in read or ()],
+            messages=[message.id for message in read or ()],
         ),
         read=cubes_from,
     )
@@ -167,6 +171,28 @@ def _record(draft: Draft) -> dict[str, object]:
         "valid_to": header.valid_to and header.valid_to.isoformat(),
         "ttl": header.ttl,
     }
+
+
+_CLEAR_EXPIRED: LiteralString = (
+    """
+    WITH over AS (
+        SELECT tenant, id FROM memos.cube
+        WHERE id = ANY(%(ids)s::uuid[]) AND expires_at <= now() AND """
+    + INSIDE
+    + """
+        FOR UPDATE
+    ), versions AS (
+        DELETE FROM memos.cube_version WHERE (tenant, id) IN (SELECT tenant, id FROM over)
+    )
+    DELETE FROM memos.cube WHERE (tenant, id) IN (SELECT tenant, id FROM over)
+    RETURNING id
+    """
+)
+
+
+def clear_expired(scope: Scope, cubes: Sequence[UUID]) -> Statement[None]:
+    """Make room for new cubes under ids whose cubes have expired."""
+    return Statement(sql=_CLEAR_EXPIRED, parameters=scope.parameters(ids=list(cubes)), read=ignored)
 
 
 # A version held from when it was recorded until it was superseded; the current one still holds.
@@ -257,7 +283,7 @@ def versions(scope: Scope, cubes: Sequence[UUID]) -> Statement[dict[UUID, int]]:
 
 
 _HISTORY: LiteralString = (
-    "SELECT "
+    "WITH found AS (SELECT "
     + COLUMNS
     + " FROM memos.cube_version WHERE id = %(id)s AND "
     + INSIDE
@@ -265,10 +291,23 @@ _HISTORY: LiteralString = (
     + COLUMNS
     + " FROM memos.cube WHERE id = %(id)s AND "
     + INSIDE
-    + " ORDER BY version"
+    + """
+    ), logged AS (
+        INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
+        SELECT
+            tenant, now(), 'read', namespace, %(caller)s::jsonb, ARRAY[id],
+            jsonb_build_object('versions', count(*))
+        FROM found, """
+    + LAZY_COMMIT
+    + """
+        WHERE %(log)s
+        GROUP BY tenant, namespace, id
+    )
+    SELECT * FROM found ORDER BY version
+    """
 )
 
 
-def history(scope: Scope, cube: UUID) -> Statement[list[MemCube]]:
+def history(scope: Scope, cube: UUID, *, log: bool) -> Statement[list[MemCube]]:
     """Read every version of a cube, the oldest first; none where there is no such cube."""
-    return Statement(sql=_HISTORY, parameters=scope.parameters(id=cube), read=cubes_from)
+    return Statement(sql=_HISTORY, parameters=scope.parameters(id=cube, log=log), read=cubes_from)

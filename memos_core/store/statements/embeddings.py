@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import LiteralString
@@ -10,16 +9,8 @@ from uuid import UUID
 
 from pgvector import HalfVector
 
-from memos_core.embedder import Vectors
+from memos_core.embedder import Model, Vectors
 from memos_core.store.statement import Row, Statement, ignored
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Model:
-    """An embedding model as the database knows it: its name and the width of its vectors."""
-
-    name: str
-    width: int
 
 
 def _model(rows: Sequence[Row]) -> Model | None:
@@ -46,11 +37,7 @@ def stored() -> Statement[Model | None]:
 
 def claim(model: Model) -> Statement[Model | None]:
     """Write down ``model`` as the database's where it has none; read which one it has now."""
-    return Statement(sql=_CLAIM, parameters={"model": _record(model)}, read=_model)
-
-
-def _record(model: Model) -> str:
-    return json.dumps({"name": model.name, "width": model.width})
+    return Statement(sql=_CLAIM, parameters={"model": model.as_json()}, read=_model)
 
 
 # --- replacing every vector ----------------------------------------------------------------------
@@ -70,7 +57,7 @@ _MISSING: LiteralString = (
         AND NOT EXISTS (
             SELECT FROM memos.reembedding AS done
             WHERE (done.tenant, done.id, done.version) = (every.tenant, every.id, every.version)
-                AND model = %(model)s
+                AND model = %(model)s::jsonb
         )
     ORDER BY tenant, id, version
     LIMIT %(limit)s
@@ -80,11 +67,18 @@ _PROGRESS: LiteralString = (
     """
     SELECT
         count(*) AS every,
-        (SELECT count(*) FROM memos.reembedding WHERE model = %(model)s) AS done
+        (SELECT count(*) FROM memos.reembedding WHERE model = %(model)s::jsonb) AS done
     FROM ("""
     + _EVERY
     + ") AS every"
 )
+_COUNT: LiteralString = "SELECT count(*) AS every FROM (" + _EVERY + ") AS every"
+_LOCK: LiteralString = "SELECT memos.lock_against_writers()"
+
+
+def lock() -> Statement[None]:
+    """Make every writer wait until the transaction ends; readers go on."""
+    return Statement(sql=_LOCK, parameters={}, read=ignored)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +96,7 @@ def missing(model: Model, *, after: Text | None, limit: int) -> Statement[list[T
     return Statement(
         sql=_MISSING,
         parameters={
-            "model": model.name,
+            "model": model.as_json(),
             "limit": limit,
             "tenant": after and after.tenant,
             "id": after and after.id,
@@ -116,9 +110,14 @@ def progress(model: Model) -> Statement[tuple[int, int]]:
     """Count the versions that have their new vector, and all versions."""
     return Statement(
         sql=_PROGRESS,
-        parameters={"model": model.name},
+        parameters={"model": model.as_json()},
         read=lambda rows: (rows[0]["done"], rows[0]["every"]),
     )
+
+
+def count() -> Statement[int]:
+    """Count all versions of all cubes."""
+    return Statement(sql=_COUNT, parameters={}, read=lambda rows: int(rows[0]["every"]))
 
 
 # The lock makes a `forget` at work elsewhere wait for this, or this for it: no vector of a
@@ -130,7 +129,7 @@ _KEEP: LiteralString = """
         FOR KEY SHARE
     )
     INSERT INTO memos.reembedding (tenant, id, version, model, embedding)
-    SELECT tenant, id, version, %(model)s, embedding
+    SELECT tenant, id, version, %(model)s::jsonb, embedding
     FROM unnest(
         %(tenants)s::text[], %(ids)s::uuid[], %(versions)s::integer[], %(embeddings)b::halfvec[]
     ) AS new (tenant, id, version, embedding)
@@ -145,7 +144,7 @@ def keep(model: Model, texts: Sequence[Text], embeddings: Vectors) -> Statement[
     return Statement(
         sql=_KEEP,
         parameters={
-            "model": model.name,
+            "model": model.as_json(),
             "tenants": [text.tenant for text in texts],
             "ids": [text.id for text in texts],
             "versions": [text.version for text in texts],
@@ -155,13 +154,9 @@ def keep(model: Model, texts: Sequence[Text], embeddings: Vectors) -> Statement[
     )
 
 
-_SWAP: LiteralString = "SELECT memos.swap_embeddings(%(model)s::jsonb) AS swapped"
+_SWAP: LiteralString = "SELECT memos.swap_embeddings(%(model)s::jsonb)"
 
 
-def swap(model: Model) -> Statement[bool]:
-    """Put the vectors of ``model`` in place, or nothing and False where some are missing."""
-    return Statement(
-        sql=_SWAP,
-        parameters={"model": _record(model)},
-        read=lambda rows: bool(rows[0]["swapped"]),
-    )
+def swap(model: Model) -> Statement[None]:
+    """Put the vectors of ``model`` in place, under ``lock`` and once every version has one."""
+    return Statement(sql=_SWAP, parameters={"model": model.as_json()}, read=ignored)

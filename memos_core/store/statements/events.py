@@ -63,6 +63,7 @@ def _events(rows: Sequence[Row]) -> list[Event]:
 
 _STATS: LiteralString = (
     "SELECT (SELECT count(*) FROM memos.cube WHERE "
+    "(expires_at IS NULL OR expires_at > now()) AND "
     + INSIDE
     + ") AS cubes, (SELECT count(*) FROM memos.cube_version WHERE "
     + INSIDE

@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import LiteralString
 
 from memos_core.message import Message
 from memos_core.store.statement import Row, Statement, ignored
-from memos_core.store.statements.scope import Scope
+from memos_core.store.statements.scope import INSIDE, Scope
 
 
 def message_from(row: Row) -> Message:
     """Read a row of the message table, as columns or as JSON."""
-    created_at = row["created_at"]
-    if isinstance(created_at, str):
-        created_at = datetime.fromisoformat(created_at)
     return Message(
         id=row["id"],
         role=row["role"],
         name=row["name"],
         content=row["content"],
-        created_at=created_at,
+        created_at=_created_at(row),
         session=row["session"] or None,
         metadata=row["metadata"],
+        extra=row["extra"],
+        created_by=row["created_by"],
+        retired=row["retired_at"] is not None,
         forgotten=row["forgotten_at"] is not None,
     )
+
+
+def _created_at(row: Row) -> datetime | None:
+    moment = row["created_at"]
+    if moment is None:
+        return None
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    return moment.astimezone(timezone(timedelta(minutes=row["utc_offset"])))
 
 
 def _messages(rows: Sequence[Row]) -> list[Message]:
     return [message_from(row) for row in rows]
 
 
-# The answer names what is still unread: the new messages, those of an earlier call whose reading
-# failed, and older leftovers of the namespace. A reader at work elsewhere has a minute's grace;
-# two readers of one message cost double work, never a double cube.
 _LOCK: LiteralString = """
     SELECT pg_advisory_xact_lock(hashtextextended(array_to_string(%(namespace)s::text[], '/'), 0))
     """
@@ -46,29 +52,33 @@ def lock(scope: Scope) -> Statement[None]:
     return Statement(sql=_LOCK, parameters=scope.parameters(), read=ignored)
 
 
+# The answer names the messages that nothing was made of yet: the new ones, and those of an earlier
+# call whose reading failed. Others who find them due have a minute's grace; two readers of one
+# message cost double work, never a double cube.
 _LOG: LiteralString = """
     WITH sent AS (
         SELECT * FROM jsonb_to_recordset(%(messages)s::jsonb) AS sent (
-            id text, session text, role text, name text, content text, metadata jsonb,
-            created_at timestamptz, readable boolean
+            id text, session text, role text, name text, content text, metadata jsonb, extra jsonb,
+            created_at timestamptz, utc_offset integer, readable boolean
         )
     ), logged AS (
         INSERT INTO memos.message (
-            tenant, namespace, id, session, role, name, content, metadata, created_at, recorded_at,
-            read_at
+            tenant, namespace, id, session, role, name, content, metadata, extra, created_at,
+            utc_offset, created_by, recorded_at, due_at
         )
         SELECT
-            %(tenant)s, %(namespace)s::text[], id, session, role, name, content, metadata,
-            created_at, now(), CASE WHEN NOT readable THEN now() END
+            %(tenant)s, %(namespace)s::text[], id, session, role, name, content, metadata, extra,
+            created_at, utc_offset, %(caller)s::jsonb ->> 'user', now(),
+            CASE WHEN readable THEN now() + interval '1 minute' END
         FROM sent
         ON CONFLICT DO NOTHING
         RETURNING *
     )
-    SELECT * FROM logged WHERE read_at IS NULL
+    SELECT * FROM logged WHERE due_at IS NOT NULL
     UNION ALL
     SELECT * FROM memos.message
-    WHERE tenant = %(tenant)s AND namespace = %(namespace)s::text[] AND read_at IS NULL
-        AND (id IN (SELECT id FROM sent) OR recorded_at < now() - interval '1 minute')
+    WHERE (session, id) IN (SELECT session, id FROM sent) AND due_at IS NOT NULL
+        AND tenant = %(tenant)s AND namespace = %(namespace)s::text[]
     ORDER BY position
     """
 
@@ -76,25 +86,59 @@ _LOG: LiteralString = """
 def log(scope: Scope, messages: Sequence[tuple[Message, bool]]) -> Statement[list[Message]]:
     """Append messages that are not in the log yet; True beside one asks for cubes of it.
 
-    Reads the messages of the namespace that no cubes were made of yet, in the order said.
+    Reads those of them that no cubes were made of yet, in the order said.
     """
-    records = [
-        {
-            "id": message.id,
-            "session": message.session or "",
-            "role": message.role,
-            "name": message.name,
-            "content": message.content,
-            "metadata": message.metadata,
-            "created_at": message.created_at and message.created_at.isoformat(),
-            "readable": readable,
-        }
-        for message, readable in messages
-    ]
+    records = [_record(message, readable=readable) for message, readable in messages]
     return Statement(
         sql=_LOG,
         parameters=scope.parameters(messages=json.dumps(records, ensure_ascii=False)),
         read=_messages,
+    )
+
+
+def _record(message: Message, *, readable: bool) -> dict[str, object]:
+    said = message.created_at
+    offset = said.utcoffset() if said else None
+    return {
+        "id": message.id,
+        "session": message.session or "",
+        "role": message.role,
+        "name": message.name,
+        "content": message.content,
+        "metadata": message.metadata,
+        "extra": message.extra,
+        "created_at": said and said.isoformat(),
+        "utc_offset": None if offset is None else round(offset / timedelta(minutes=1)),
+        "readable": readable,
+    }
+
+
+_OVERDUE: LiteralString = """
+    WITH due AS (
+        SELECT session, id FROM memos.message
+        WHERE due_at < now() AND tenant = %(tenant)s AND namespace = %(namespace)s::text[]
+        ORDER BY due_at
+        LIMIT %(limit)s
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE memos.message SET
+        attempts = attempts + 1,
+        due_at = now() + interval '1 minute' * 2 ^ least(attempts + 1, 10)
+    WHERE (session, id) IN (SELECT session, id FROM due)
+        AND tenant = %(tenant)s AND namespace = %(namespace)s::text[]
+    RETURNING *
+    """
+
+
+def overdue(scope: Scope, *, limit: int) -> Statement[list[Message]]:
+    """Read messages whose reading failed before, oldest first; each is due again later.
+
+    The time grows with every attempt, so that one that can never be read costs ever less.
+    """
+    return Statement(
+        sql=_OVERDUE,
+        parameters=scope.parameters(limit=limit),
+        read=lambda rows: _messages(sorted(rows, key=lambda row: row["position"])),
     )
 
 
@@ -121,14 +165,54 @@ def messages(
     )
 
 
+_ERASE: LiteralString = (
+    """
+    WITH erased AS (
+        UPDATE memos.message SET
+            content = '', name = NULL, metadata = '{}', extra = '{}', due_at = NULL,
+            forgotten_at = now()
+        WHERE forgotten_at IS NULL
+            AND (%(session)s::text IS NULL OR session = %(session)s::text) AND """
+    + INSIDE
+    + """
+        RETURNING id
+    ), logged AS (
+        INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
+        SELECT
+            %(tenant)s, now(), 'forgot', %(namespace)s::text[], %(caller)s::jsonb, '{}',
+            jsonb_build_object('messages', count(*))
+        FROM erased HAVING count(*) > 0
+    )
+    SELECT id FROM erased
+    """
+)
+
+
+def erase(scope: Scope, *, session: str | None) -> Statement[tuple[str, ...]]:
+    """Empty every message of a view, or of a session in it; read their ids."""
+    return Statement(
+        sql=_ERASE,
+        parameters=scope.parameters(session=session),
+        read=lambda rows: tuple(row["id"] for row in rows),
+    )
+
+
 _RETIRE: LiteralString = """
     WITH retired AS (
         UPDATE memos.message SET retired_at = now()
         WHERE session = %(session)s AND retired_at IS NULL
             AND tenant = %(tenant)s AND namespace = %(namespace)s::text[]
         RETURNING id
+    ), counted AS (
+        SELECT count(*) AS messages FROM retired
+    ), logged AS (
+        INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
+        SELECT
+            %(tenant)s, now(), 'retired', %(namespace)s::text[], %(caller)s::jsonb, '{}',
+            jsonb_build_object('messages', messages)
+        FROM counted WHERE messages > 0
     )
-    SELECT count(*) AS retired FROM retired
+    SELECT messages FROM counted
     """
 
 
@@ -137,5 +221,5 @@ def retire(scope: Scope, session: str) -> Statement[int]:
     return Statement(
         sql=_RETIRE,
         parameters=scope.parameters(session=session),
-        read=lambda rows: int(rows[0]["retired"]),
+        read=lambda rows: int(rows[0]["messages"]),
     )

@@ -8,7 +8,7 @@ from typing import Any, LiteralString, cast
 
 from pgvector import HalfVector
 
-from memos_core.embedder import Vectors
+from memos_core.embedder import Model, Vectors
 from memos_core.hit import Hit
 from memos_core.store.statement import Row, Statement
 from memos_core.store.statements.columns import COLUMNS, SEARCHED, cube_from
@@ -122,7 +122,7 @@ _RANKING: LiteralString = (
         FROM memory, LATERAL (SELECT ("""
     + _PASSES
     + """) AS passes) AS filtered
-        WHERE memos.embedded_by(%(model)s)
+        WHERE memos.embedded_by(%(model)s::jsonb)
     ), corpus AS (
         SELECT count(*)::float8 AS size, greatest(avg(word_count), 1)::float8 AS mean_length
         FROM live
@@ -194,8 +194,10 @@ _FETCHED: LiteralString = (
             ) AS near
             WHERE %(context)s > 0 AND source.tenant = %(tenant)s
                 AND source.namespace = memory.namespace AND source.id = ANY(memory.message_ids)
+                AND source.session = coalesce(memory.provenance ->> 'session', '')
         ) AS turn
         WHERE turn.forgotten_at IS NULL
+            AND turn.recorded_at <= coalesce(%(as_of)s::timestamptz, 'infinity')
     ) AS context
     FROM best JOIN memory USING (id)
     ORDER BY best.score DESC, id
@@ -227,7 +229,7 @@ def search(scope: Scope, query: Query, embedding: Vectors, *, model: str) -> Sta
             lexical_weight=query.lexical_weight,
             log=query.log,
             embedding=HalfVector(embedding[0]),
-            model=model,
+            model=Model(name=model, width=embedding.shape[1]).as_json(),
         ),
         read=lambda rows: [_hit(row, query) for row in rows],
     )
