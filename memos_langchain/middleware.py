@@ -2,51 +2,45 @@
 
 from __future__ import annotations
 
+import string
+import threading
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Annotated, Any, NotRequired, cast
+from typing import Any, Generic, TypeVar, cast
 
-from langchain.agents.middleware import (
-    AgentMiddleware,
-    AgentState,
-    ModelRequest,
-    ModelResponse,
-)
-from langchain.agents.middleware.types import PrivateStateAttr
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
+from langchain_core.messages import AnyMessage, HumanMessage
 from langchain_core.messages.utils import count_tokens_approximately
-from langgraph.channels import UntrackedValue  # pyright: ignore[reportMissingTypeStubs] it has none
 from langgraph.config import get_config
 from langgraph.runtime import Runtime
 from typing_extensions import override
 
-from memos_core import AsyncView, Hit, InvalidInput, MemOS, View, render_memories
+from memos_core import AsyncView, InvalidInput, MemOS, Recall, View
+from memos_langchain.turns import Thread, newest_question, turn
+
+V = TypeVar("V")
+State = AgentState[Any]
 
 _BLOCK = "Memories of earlier conversations that may help:\n{memories}\n\n"
+_LATEST = 10_000  # messages and recalls that one middleware keeps in mind
 
 
-class MemoryState(AgentState[Any]):
-    """An agent's state with what each middleware recalled for the run, by the middleware's name.
-
-    Never checkpointed, never shown.
-    """
-
-    memos_recalled: NotRequired[Annotated[dict[str, str], UntrackedValue, PrivateStateAttr]]
-
-
-class MemOSMiddleware(AgentMiddleware[MemoryState, Any, Any]):
-    """Recalls once a run, remembers every turn.
+class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
+    """Recalls for every message of the user, remembers every turn.
 
     ``MemOSMiddleware(memos.at("acme", "ann"))`` gives all runs one memory. For many users,
     ``MemOSMiddleware(memos, namespace=("acme", "{user_id}"))`` fills the labels from the run's
     context, else from its config's ``configurable``.
 
-    What is recalled stands at the head of the newest user message, for the model's eyes only: the
-    prompt up to there stays the same from call to call, and nothing is added to the conversation.
-    Turns that the model sees anyway are not recalled.
+    What is recalled stands at the head of the newest user message, for the model's eyes only: it is
+    the same in every call of a run, the prompt up to there does not change, and nothing is added to
+    the conversation. Turns that the model sees anyway are not recalled, and nothing that was
+    changed or forgotten meanwhile.
 
-    The user's message is stored before the model is asked and each answer as it comes, by message
-    id: an exception or an interrupt loses nothing, and a resumed run stores nothing twice.
+    The user's message is stored before the model is asked and each answer as it comes: an exception
+    or an interrupt loses nothing, and a resumed run, or a history sent again, stores nothing twice.
+    What middleware before this one makes of a message, such as a redaction, is what is stored. Of
+    what a tool returned, NUL bytes and the like are replaced, and what is too long is cut.
 
     Args:
         memos: a view; with ``namespace``, the MemOS to take views of.
@@ -57,10 +51,8 @@ class MemOSMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         name: must differ between two of these in one agent.
 
     Raises:
-        InvalidInput: in a run that does not provide a name of ``namespace``.
+        InvalidInput: ``namespace`` is no template; in a run, it does not provide a name of it.
     """
-
-    state_schema = MemoryState
 
     def __init__(
         self,
@@ -73,13 +65,24 @@ class MemOSMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         name: str = "MemOSMiddleware",
     ) -> None:
         super().__init__()
-        if namespace is not None and not isinstance(memos, MemOS):
-            raise InvalidInput("namespace= takes views of a MemOS: pass the MemOS, not a view")
+        if not isinstance(cast("object", memos), View):
+            raise InvalidInput(
+                f"memos is a MemOS or a view of one, not {type(memos).__name__}: of an AsyncMemOS "
+                "or an AsyncView, pass .sync"
+            )
+        if namespace is not None:
+            _check_namespace(namespace, memos)
         self._memos = memos
         self._labels = namespace
-        self._options: dict[str, Any] = {"k": k, "min_score": min_score}
-        self._token_limit = token_limit
+        self._options: dict[str, Any] = {
+            "k": k,
+            "min_score": min_score,
+            "token_limit": token_limit,
+            "count_tokens": _tokens,
+        }
         self._name = name
+        self._stored = _Latest[None]()
+        self._recalls = _Latest[Recall]()
         self.tools = []
 
     @property
@@ -90,18 +93,28 @@ class MemOSMiddleware(AgentMiddleware[MemoryState, Any, Any]):
     # --- the hooks, each in both twins ------------------------------------------------------------
 
     @override
-    def before_agent(self, state: MemoryState, runtime: Runtime[Any]) -> dict[str, Any]:
-        view, session = self._view(runtime), _session(runtime)
-        recalled = self._recall(view, state["messages"], session)
-        view.ingest(_turns(state["messages"], session), session=session)
-        return {"memos_recalled": {**state.get("memos_recalled", {}), self.name: recalled}}
+    def before_model(self, state: State, runtime: Runtime[Any]) -> None:
+        self._store(state, runtime)
 
     @override
-    async def abefore_agent(self, state: MemoryState, runtime: Runtime[Any]) -> dict[str, Any]:
-        view, session = self._view(runtime), _session(runtime)
-        recalled = await self._arecall(view, state["messages"], session)
-        await AsyncView(view).ingest(_turns(state["messages"], session), session=session)
-        return {"memos_recalled": {**state.get("memos_recalled", {}), self.name: recalled}}
+    async def abefore_model(self, state: State, runtime: Runtime[Any]) -> None:
+        await self._astore(state, runtime)
+
+    @override
+    def after_model(self, state: State, runtime: Runtime[Any]) -> None:
+        self._store(state, runtime)
+
+    @override
+    async def aafter_model(self, state: State, runtime: Runtime[Any]) -> None:
+        await self._astore(state, runtime)
+
+    @override
+    def after_agent(self, state: State, runtime: Runtime[Any]) -> None:
+        self._store(state, runtime)
+
+    @override
+    async def aafter_agent(self, state: State, runtime: Runtime[Any]) -> None:
+        await self._astore(state, runtime)
 
     @override
     def wrap_model_call(
@@ -109,11 +122,7 @@ class MemOSMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
-        recalled = self._recalled(request)
-        if recalled is None:  # a resumed run begins after before_agent
-            view, session = self._view(request.runtime), _session(request.runtime)
-            recalled = self._recall(view, request.messages, session)
-        return handler(_with_memories(request, recalled))
+        return handler(self._with_memories(request))
 
     @override
     async def awrap_model_call(
@@ -121,45 +130,50 @@ class MemOSMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
-        recalled = self._recalled(request)
-        if recalled is None:
-            view, session = self._view(request.runtime), _session(request.runtime)
-            recalled = await self._arecall(view, request.messages, session)
-        return await handler(_with_memories(request, recalled))
+        return await handler(await self._to_thread(self._with_memories, request))
 
-    @override
-    def after_model(self, state: MemoryState, runtime: Runtime[Any]) -> None:
-        session = _session(runtime)
-        turns = _turns(_newest_turn(state["messages"]), session)
-        self._view(runtime).ingest(turns, session=session)
+    # --- remembering ------------------------------------------------------------------------------
 
-    @override
-    async def aafter_model(self, state: MemoryState, runtime: Runtime[Any]) -> None:
-        session = _session(runtime)
-        turns = _turns(_newest_turn(state["messages"]), session)
-        await AsyncView(self._view(runtime)).ingest(turns, session=session)
+    def _store(self, state: State, runtime: Runtime[Any]) -> None:
+        view, thread = self._view(runtime), Thread.of(runtime)
+        said = {
+            _key(view, thread, message): turn(id, message)
+            for id, message in thread.identified(state["messages"])
+        }
+        new = {key: one for key, one in said.items() if key not in self._stored}
+        if new:
+            view.ingest(new.values(), session=thread.session, repair=True)
+            for key in new:
+                self._stored[key] = None
+
+    async def _astore(self, state: State, runtime: Runtime[Any]) -> None:
+        await self._to_thread(self._store, state, runtime)
 
     # --- recalling --------------------------------------------------------------------------------
 
-    def _recalled(self, request: ModelRequest[Any]) -> str | None:
-        return cast("MemoryState", request.state).get("memos_recalled", {}).get(self.name)
+    def _with_memories(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        messages = list(request.messages)
+        newest = newest_question(messages)
+        if newest is None:
+            return request
+        asked = messages[newest]
+        recall = self._recall(request, asked)
+        if not recall.text:
+            return request
+        messages[newest] = _with_block(asked, _BLOCK.format(memories=recall.text))
+        return request.override(messages=messages)
 
-    def _recall(self, view: View, messages: Sequence[AnyMessage], session: str | None) -> str:
-        question, options = _question(messages), self._around(messages, session)
-        return self._shown(view.search(question, **options) if question else [])
-
-    async def _arecall(
-        self, view: View, messages: Sequence[AnyMessage], session: str | None
-    ) -> str:
-        question, options = _question(messages), self._around(messages, session)
-        return self._shown(await AsyncView(view).search(question, **options) if question else [])
-
-    def _around(self, messages: Sequence[AnyMessage], session: str | None) -> dict[str, Any]:
-        seen = [_id(message, session) for message in messages if message.id]
-        return {**self._options, "exclude_messages": seen}
-
-    def _shown(self, hits: Sequence[Hit]) -> str:
-        return render_memories(hits, token_limit=self._token_limit, count_tokens=_tokens)
+    def _recall(self, request: ModelRequest[Any], asked: AnyMessage) -> Recall:
+        view, thread = self._view(request.runtime), Thread.of(request.runtime)
+        key = _key(view, thread, asked)
+        known = self._recalls.get(key)
+        if known is None or not view.stands(known.hits):
+            said = thread.identified(cast("Any", request.state)["messages"])
+            in_prompt = {message.id for message in request.messages}
+            seen = [id for id, message in said if message.id in in_prompt]
+            known = view.recall(str(asked.text), exclude_messages=seen, **self._options)
+            self._recalls[key] = known
+        return known
 
     # --- whose memory -----------------------------------------------------------------------------
 
@@ -168,6 +182,32 @@ class MemOSMiddleware(AgentMiddleware[MemoryState, Any, Any]):
             return self._memos
         given = _Given(runtime.context)
         return self._memos.at(*(label.format_map(given) for label in self._labels))
+
+    async def _to_thread(self, function: Callable[..., V], *args: Any) -> V:
+        return await AsyncView(self._memos).to_thread(function, *args)
+
+
+class _Latest(Generic[V]):
+    """A mapping that keeps its latest entries only; safe for threads."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[object, V] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __contains__(self, key: object) -> bool:
+        with self._lock:
+            return key in self._entries
+
+    def get(self, key: object) -> V | None:
+        with self._lock:
+            return self._entries.get(key)
+
+    def __setitem__(self, key: object, value: V) -> None:
+        with self._lock:
+            self._entries[key] = value
+            self._entries.move_to_end(key)
+            while len(self._entries) > _LATEST:
+                self._entries.popitem(last=False)
 
 
 class _Given(dict[str, object]):
@@ -195,62 +235,31 @@ class _Given(dict[str, object]):
         return found
 
 
-def _session(runtime: Runtime[Any]) -> str | None:
-    info = runtime.execution_info
-    return info.thread_id if info else None
+def _check_namespace(namespace: Sequence[str], memos: View) -> None:
+    if not isinstance(memos, MemOS):
+        raise InvalidInput("namespace= takes views of a MemOS: pass the MemOS, not a view")
+    if isinstance(namespace, str):
+        raise InvalidInput(f"namespace is a sequence of labels, not one string: ({namespace!r},)")
+    for label in namespace:
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(label)]
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"namespace label {label!r} is no template: {error}") from error
+        if "" in names:
+            raise InvalidInput(f"namespace label {label!r} does not say of what: use {{user_id}}")
 
 
-def _with_memories(request: ModelRequest[Any], memories: str) -> ModelRequest[Any]:
-    messages = list(request.messages)
-    newest = _newest_human(messages)
-    if not memories or newest is None:
-        return request
-    block = _BLOCK.format(memories=memories)
-    asked = messages[newest]
-    content = asked.content
-    longer = block + content if isinstance(content, str) else [block, *content]
-    messages[newest] = asked.model_copy(update={"content": longer})
-    return request.override(messages=messages)
+def _key(view: View, thread: Thread, message: AnyMessage) -> tuple[object, ...]:
+    # Two runs may name different messages alike, and a message may be edited.
+    return view.namespace, thread.session, message.id, hash(str(message.text))
 
 
-def _newest_human(messages: Sequence[AnyMessage]) -> int | None:
-    places = range(len(messages) - 1, -1, -1)
-    return next((at for at in places if isinstance(messages[at], HumanMessage)), None)
-
-
-def _newest_turn(messages: Sequence[AnyMessage]) -> Sequence[AnyMessage]:
-    return messages[_newest_human(messages) or 0 :]
-
-
-def _question(messages: Sequence[AnyMessage]) -> str:
-    newest = _newest_human(messages)
-    return "" if newest is None else str(messages[newest].text).strip()
-
-
-def _id(message: AnyMessage, session: str | None) -> str | None:
-    """Return an id for the log: those a caller made up may recur in another thread."""
-    return f"{session}/{message.id}" if session and message.id else message.id
-
-
-def _turns(messages: Sequence[AnyMessage], session: str | None) -> list[dict[str, Any]]:
-    now = datetime.now(UTC)
-    return [
-        {
-            "id": _id(message, session),
-            "role": _role(message),
-            "name": message.name,
-            "content": str(message.text),
-            "created_at": now,
-        }
-        for message in messages
-        if isinstance(message, (HumanMessage, AIMessage, ToolMessage))
-    ]
-
-
-def _role(message: AnyMessage) -> str:
-    if isinstance(message, HumanMessage):
-        return "user"
-    return "tool" if isinstance(message, ToolMessage) else "assistant"
+def _with_block(message: AnyMessage, block: str) -> AnyMessage:
+    content = message.content
+    longer = (
+        block + content if isinstance(content, str) else [{"type": "text", "text": block}, *content]
+    )
+    return message.model_copy(update={"content": longer})
 
 
 def _tokens(text: str) -> int:
