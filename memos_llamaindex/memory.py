@@ -13,8 +13,8 @@ from llama_index.core.memory import BaseMemory
 from pydantic import ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
-from memos_core import AsyncView, Caller, Hit, Message, View
-from memos_llamaindex.recall import QUERY_CHARACTERS, memory_block, with_recall
+from memos_core import AsyncView, Caller, Hit, Message, Recall, View
+from memos_llamaindex.recall import memory_block, with_recall
 from memos_llamaindex.registry import DEFAULT_BACKEND, mark_of, reattached
 from memos_llamaindex.transcript import chat_message, history_of, turns_from, turns_to_become
 from memos_llamaindex.window import Tokenizer, default_tokenizer, fitting, tokens_of
@@ -126,7 +126,7 @@ class MemOSMemory(BaseMemory):
         Raises:
             memos_core.InvalidInput: a message cannot be stored; none was.
         """
-        self.memos.ingest(turns_from(messages), session=self.session_id)
+        self.memos.ingest(turns_from(messages), session=self.session_id, repair=True)
 
     def set(self, messages: Sequence[ChatMessage]) -> None:
         """Make ``messages`` the session's history.
@@ -134,8 +134,9 @@ class MemOSMemory(BaseMemory):
         Those that were said in this session already are not remembered twice; those that leave the
         history stay in the long-term memory.
         """
-        logged = self.memos.messages(session=self.session_id)
-        self.memos.ingest(turns_to_become(messages, logged), session=self.session_id)
+        logged = self.memos.messages(session=self.session_id, retired=True)
+        turns = turns_to_become(messages, logged)
+        self.memos.ingest(turns, session=self.session_id, repair=True)
 
     def reset(self) -> None:
         """End the session's history; the long-term memory stays."""
@@ -215,7 +216,7 @@ class MemOSMemory(BaseMemory):
         return type(self).from_dict, (self.to_dict(),)
 
     def _history(self) -> list[Message]:
-        return history_of(self.memos.messages(session=self.session_id))
+        return history_of(self.memos.messages(session=self.session_id, retired=True))
 
     def _recall(
         self,
@@ -226,35 +227,37 @@ class MemOSMemory(BaseMemory):
         budget: int,
     ) -> str:
         newest = next((one for one in reversed(history) if one.role == "user"), None)
-        question = _question(asked or (newest.content if newest else ""))
+        question = (asked or (newest.content if newest else "")).strip()
         if not self.k or not question:
             return ""
         # A question that is not stored yet is asked anew each time: no message tells its turn.
-        stored = newest is not None and _question(newest.content) == question
+        stored = newest is not None and newest.content.strip() == question
         turn = (newest.id, question) if newest and stored else None
-        if (last := self._recalled) and last.turn == turn and self._stand(last.hits):
+        if (last := self._recalled) and last.turn == turn and self.memos.stands(last.hits):
             return last.block
 
         share = self.token_limit // MEMORY_SHARE
         shown = window(budget)
-        hits = self._unseen(question, history, shown)
-        if hits and sum(map(cost, shown)) + share > budget:  # what makes room can be recalled too
-            shown = window(budget - share)
-            hits = self._unseen(question, history, shown)
-        always = sum(map(cost, window(0)))
-        block = memory_block(hits, tokens=min(share, budget - always), count=self._count)
+        tokens = min(share, budget - sum(map(cost, window(0))))
+        recall = self._unseen(question, history, shown, tokens)
+        if recall.hits and sum(map(cost, shown)) + share > budget:
+            shown = window(budget - share)  # what makes room can be recalled too
+            recall = self._unseen(question, history, shown, tokens)
+        block = memory_block(recall.text)
         if turn:
-            self._recalled = _Recalled(turn=turn, hits=tuple(hits), block=block)
+            self._recalled = _Recalled(turn=turn, hits=recall.hits, block=block)
         return block
 
-    def _stand(self, hits: Sequence[Hit]) -> bool:
-        """Tell whether memories are as they were: what was forgotten must not be shown again."""
-        versions = {hit.cube.id: hit.cube.version for hit in hits}
-        return self.memos.versions(versions) == versions
-
-    def _unseen(self, question: str, history: Sequence[Message], shown: Sequence[int]) -> list[Hit]:
-        seen = [history[at].id for at in shown]
-        return self.memos.search(question, k=self.k, exclude_messages=seen)
+    def _unseen(
+        self, question: str, history: Sequence[Message], shown: Sequence[int], tokens: int
+    ) -> Recall:
+        return self.memos.recall(
+            question,
+            k=self.k,
+            token_limit=tokens,
+            count_tokens=lambda text: self._count(memory_block(text)),
+            exclude_messages=[history[at].id for at in shown],
+        )
 
     def _count(self, text: str) -> int:
         return len(self.tokenizer_fn(text)) if text else 0
@@ -278,7 +281,3 @@ def _caller_from(fields: dict[str, Any] | None) -> Caller | None:
     if fields is None:
         return None
     return Caller(user=fields["user"], roles=tuple(fields["roles"]), context=fields["context"])
-
-
-def _question(text: str) -> str:
-    return text.strip()[:QUERY_CHARACTERS]

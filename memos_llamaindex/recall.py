@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
 
-from memos_core import Hit, render_memories
-
-QUERY_CHARACTERS = 4_096  # of a question: more says nothing to an embedder, and much is refused
 _HEAD = "<memory>\nNotes from earlier conversations, with their days and speakers:\n"
 _TAIL = "\n</memory>\n"
 
 
-def memory_block(hits: Iterable[Hit], *, tokens: int, count: Callable[[str], int]) -> str:
-    """Return memories in a frame, the best of them that fit ``tokens``; "" for none."""
-    lines = render_memories(
-        hits, token_limit=max(0, tokens - count(_HEAD + _TAIL)), count_tokens=count
-    )
+def memory_block(memories: str) -> str:
+    """Return memories in a frame that none of them can close; "" for none."""
+    lines = memories.replace("</memory>", "< /memory>")
     return f"{_HEAD}{lines}{_TAIL}" if lines else ""
 
 

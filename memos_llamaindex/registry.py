@@ -2,7 +2,7 @@
 
 LlamaIndex writes an agent's memory to JSON and reads it back between any two runs on one context,
 so what is written must be small, hold no secret, and lead back to what is open in this process.
-Nothing here keeps a MemOS alive.
+Only what is attached by name is kept alive, until it is closed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DEFAULT_BACKEND = "default"
 # continued in this process cannot end up in the other one's database.
 _marks: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 _marked: WeakValueDictionary[str, Any] = WeakValueDictionary()
-attached: WeakValueDictionary[str, Any] = WeakValueDictionary()
+attached: dict[str, Any] = {}
 in_use: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 
@@ -28,8 +28,11 @@ def attach(memos: View, *, name: str = DEFAULT_BACKEND) -> None:
     """Let saved contexts of ``name`` find their memory in ``memos``, a MemOS or any view of it.
 
     A MemOS that a ``MemOSMemory`` was made with is known already; this is for a process that
-    restores a context before it makes a memory. The last one attached under a name counts.
+    restores a context before it makes a memory. The last one attached under a name counts, for
+    contexts that were not saved in this process.
     """
+    for closed in [known for known, engine in attached.items() if _open(engine) is None]:
+        del attached[closed]
     attached[name] = memos.engine
 
 
@@ -38,7 +41,8 @@ def mark_of(memos: View, *, name: str) -> str:
     engine = memos.engine
     mark = _marks.setdefault(engine, str(uuid4()))
     _marked[mark] = engine
-    in_use.setdefault(name, engine)
+    if _open(in_use.get(name)) is None:
+        in_use[name] = engine
     return mark
 
 
@@ -50,10 +54,15 @@ def reattached(
     Raises:
         InvalidInput: none is.
     """
-    engine = attached.get(name) or _marked.get(mark or "") or in_use.get(name)
+    candidates = (_marked.get(mark or ""), attached.get(name), in_use.get(name))
+    engine = next((one for one in candidates if _open(one) is not None), None)
     if engine is None:
         raise InvalidInput(
             f"no MemOS is attached as {name!r} in this process: open one and call "
             f"memos_llamaindex.attach(memos, name={name!r}) before restoring what was saved"
         )
     return View(engine, Namespace(*labels), caller)
+
+
+def _open(engine: Any) -> Any:
+    return None if engine is None or engine.closed else engine

@@ -11,7 +11,6 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from memos_core import AsyncView, Hit, Kind, View
-from memos_llamaindex.recall import QUERY_CHARACTERS
 
 # What tells a program where a memory came from would only distract a language model.
 _UNSPOKEN = ("message_ids", "version", "namespace", "reasons")
@@ -57,16 +56,12 @@ class MemOSRetriever(BaseRetriever):
         }
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        hits = self.memos.search(_question(query_bundle), **self._options)
+        hits = self.memos.search(query_bundle.query_str, **self._options)
         return [_node(hit) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        hits = await AsyncView(self.memos).search(_question(query_bundle), **self._options)
+        hits = await AsyncView(self.memos).search(query_bundle.query_str, **self._options)
         return [_node(hit) for hit in hits]
-
-
-def _question(query_bundle: QueryBundle) -> str:
-    return query_bundle.query_str[:QUERY_CHARACTERS]
 
 
 def _node(hit: Hit) -> NodeWithScore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -14,11 +15,17 @@ from pydantic_core import PydanticSerializationError
 from memos_core import InvalidInput, Message
 from memos_llamaindex.recall import without_recall
 
-_WHOLE = "llamaindex"  # metadata of a message: the chat message where its text does not say it all
-_ORDER = "llamaindex_history"  # metadata of a pointer: the ids that were the history at that point
+_WHOLE = "llamaindex"  # of a message: the chat message, where role and text do not say it all
+_ORDER = "llamaindex_history"  # of a pointer: the ids that were the history at that point
+_AFTER = "llamaindex_after"  # of a pointer: the id of the last message that it knew of
 _POINTER = "history"  # the role of a pointer, which no reader makes memories of
 _SPOKEN = {MessageRole.CHATBOT: "assistant", MessageRole.MODEL: "assistant"}
 _ROLES = frozenset(role.value for role in MessageRole)
+# What agents keep beside what they say: a ReAct agent its thoughts and observations before the
+# answer, a CodeAct agent its code, and what came of it as a message of the user.
+_THOUGHTS = re.compile(r"\s*Thought:.*?^\s*Answer:\s*", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"<execute>.*?(</execute>|\Z)", re.DOTALL)
+_CODE_RESULT = "Result of executing the code given:"
 
 
 def turns_from(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
@@ -33,7 +40,7 @@ def turns_from(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
 
 def chat_message(message: Message) -> ChatMessage:
     """Return a new chat message, whole: blocks, tool calls and additional arguments."""
-    whole = message.metadata.get(_WHOLE)
+    whole = message.extra.get(_WHOLE)
     if whole is None:
         role = message.role if message.role in _ROLES else MessageRole.USER.value
         return ChatMessage(role=MessageRole(role), content=message.content)
@@ -53,14 +60,19 @@ def history_of(logged: Sequence[Message]) -> list[Message]:
     """Return the history that a session's log stands for: what its last pointer names, and after.
 
     A pointer is what ``set`` leaves where it changed what came before. Copies instead would be
-    remembered twice, and one of them would survive ``forget``.
+    remembered twice, and one of them would survive ``forget``. What was put while a pointer was
+    made comes after what it names.
     """
-    for position in range(len(logged) - 1, -1, -1):
-        if (order := _pointed(logged[position])) is not None:
-            known = {message.id: message for message in logged}
-            named = [known[id] for id in order if id in known]
-            return [*named, *logged[position + 1 :]]
-    return list(logged)
+    said = {one.id: one for one in logged if one.role != _POINTER}
+    pointers = [at for at, one in enumerate(logged) if one.role == _POINTER and not one.retired]
+    if not pointers:
+        return [one for one in said.values() if not one.retired]
+    pointer = logged[pointers[-1]]
+    order = cast("list[str]", pointer.extra[_ORDER])
+    places = {one.id: at for at, one in enumerate(logged)}
+    after = places.get(cast("str", pointer.extra[_AFTER]), pointers[-1])
+    later = [one.id for one in logged[after + 1 :] if one.id in said and not one.retired]
+    return [said[id] for id in dict.fromkeys([*order, *later]) if id in said]
 
 
 def turns_to_become(
@@ -72,7 +84,7 @@ def turns_to_become(
     """
     history = history_of(logged)
     known = {message.id for message in history}
-    others = [one for one in logged if one.id not in known and _pointed(one) is None]
+    others = [one for one in logged if one.id not in known and one.role != _POINTER]
     unused = [*history, *others]
     order: list[str] = []
     new: list[dict[str, Any]] = []
@@ -85,25 +97,40 @@ def turns_to_become(
             order.append(unused.pop(same).id)
     if order == [*(message.id for message in history), *(turn["id"] for turn in new)]:
         return new
-    pointer = {"id": str(uuid4()), "role": _POINTER, "content": "", "metadata": {_ORDER: order}}
-    return [*new, pointer]
+    return [*new, _pointer(order, after=logged[-1].id if logged else "")]
+
+
+def _pointer(order: Sequence[str], *, after: str) -> dict[str, Any]:
+    return {"id": str(uuid4()), "role": _POINTER, "content": "", _ORDER: order, _AFTER: after}
 
 
 def _turn(message: ChatMessage, now: datetime) -> dict[str, Any]:
-    role, content = _SPOKEN.get(message.role, message.role.value), message.content or ""
+    role, said = _spoken(message)
     name = message.additional_kwargs.get("name")
-    return {
+    turn: dict[str, Any] = {
         "id": str(uuid4()),  # what is said twice was said twice
         "role": role,
-        "content": content,
+        "content": said,
         "name": name if isinstance(name, str) else None,
         "created_at": now,
-        "metadata": {} if _is_plain(message, role) else {_WHOLE: _whole(message)},
     }
+    if (role, said) == (message.role.value, message.content) and _is_plain(message):
+        return turn
+    return turn | {_WHOLE: _whole(message)}
 
 
-def _is_plain(message: ChatMessage, role: str) -> bool:
-    return message.role.value == role and not message.additional_kwargs and _is_text(message)
+def _spoken(message: ChatMessage) -> tuple[str, str]:
+    """Return who said what, without the machinery of an agent."""
+    role, text = _SPOKEN.get(message.role, message.role.value), message.content or ""
+    if role == "user" and text.startswith(_CODE_RESULT):
+        return "tool", text
+    if role == "assistant":
+        text = _CODE.sub("", _THOUGHTS.sub("", text, count=1)).strip() or text
+    return role, text
+
+
+def _is_plain(message: ChatMessage) -> bool:
+    return not message.additional_kwargs and _is_text(message)
 
 
 def _is_text(message: ChatMessage) -> bool:
@@ -128,11 +155,5 @@ def _says(message: Message, turn: Mapping[str, Any]) -> bool:
     return (
         message.role == turn["role"]
         and message.content == turn["content"]
-        and message.metadata.get(_WHOLE) == turn["metadata"].get(_WHOLE)
+        and message.extra.get(_WHOLE) == turn.get(_WHOLE)
     )
-
-
-def _pointed(message: Message) -> list[str] | None:
-    if message.role != _POINTER:
-        return None
-    return cast("list[str] | None", message.metadata.get(_ORDER))
