@@ -52,7 +52,7 @@ def test_adds_finds_shows_and_forgets(memos_command: Callable[..., Result]) -> N
     assert report["cubes"] == [cube["id"]]
     assert answer(memos_command("search", "tea", *at, "--json")) == []
     kinds = [event["kind"] for event in answer(memos_command("events", *at, "--json"))]
-    assert kinds == ["searched", "forgot", "read", "searched", "added"]
+    assert kinds == ["searched", "forgot", "read", "read", "searched", "added"]
 
 
 def test_updates_and_restores(memos_command: Callable[..., Result]) -> None:
@@ -65,6 +65,14 @@ def test_updates_and_restores(memos_command: Callable[..., Result]) -> None:
     shown = memos_command("history", cube["id"]).stdout
     assert "(restored from 1)" in shown
     assert "3" in shown
+
+
+def test_forgets_what_it_is_told_to(memos_command: Callable[..., Result]) -> None:
+    memos_command("add", "one", "two")
+    for words in ((), ("--all", "--session", "x")):
+        assert "name what to forget" in str(memos_command("forget", *words).exception)
+    assert len(answer(memos_command("forget", "--session", "x", "--json"))["cubes"]) == 0
+    assert len(answer(memos_command("forget", "--all", "--json"))["cubes"]) == 2
 
 
 def test_shows_answers_to_people(memos_command: Callable[..., Result]) -> None:
@@ -130,19 +138,36 @@ def test_reembeds_with_another_model(
     memos_command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memos_command("add", "Ann likes tea.", "Ann likes cake.")
-    monkeypatch.setattr(
-        "memos_core.model.embedder.SentenceTransformerEmbedder",
-        lambda name, **_prefixes: WordEmbedder(name, width=32),
-    )
+    monkeypatch.setattr(commands, "load_embedder", lambda name: WordEmbedder(name, width=32))
     done = answer(memos_command("reembed", "--model", "other", "--json"))
     assert done == {"embedder": "other", "versions": 2}
+    done = answer(memos_command("reembed", "--model", "e", "--query-prefix", "q: ", "--json"))
+    assert done["embedder"] == "e?query_prefix=q%3A+&document_prefix="
     refused = memos_command("search", "tea")
     assert type(refused.exception).__name__ == "EmbedderMismatch"
 
 
+def test_reads_files_of_other_programs(
+    memos_command: Callable[..., Result], tmp_path: Path
+) -> None:
+    file = tmp_path / "chat.jsonl"
+    lines = [json.dumps(one | {"content": "a\u2028b"}, ensure_ascii=False) for one in CONVERSATION]
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    assert answer(memos_command("ingest", file, "--json")) == {"messages": 2, "cubes": 2}
+
+
+def test_a_folder_is_shown_as_it_is_named(
+    memos_command: Callable[..., Result], tmp_path: Path
+) -> None:
+    folder = tmp_path / "a[bold]b[/x]"
+    assert "a[bold]b[/x]" in memos_command("serve-postgres", "status", "-d", folder).stdout
+    refused = memos_command("serve-postgres", "stop", "-d", "postgresql://host/db")
+    assert "a server of yours" in str(refused.exception)
+
+
 def test_tells_of_the_private_server(memos_command: Callable[..., Result], tmp_path: Path) -> None:
     folder = tmp_path / "postgres"
-    status = answer(memos_command("serve-postgres", "status", "--folder", folder, "--json"))
+    status = answer(memos_command("serve-postgres", "status", "--database", folder, "--json"))
     assert status["running"] is False
-    stopped = answer(memos_command("serve-postgres", "stop", "--folder", folder, "--json"))
+    stopped = answer(memos_command("serve-postgres", "stop", "--database", folder, "--json"))
     assert stopped["stopped"] is False

@@ -13,11 +13,13 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from memos_core.cli import files, show
 from memos_core.cli.plain import as_json, plain
 from memos_core.errors import InvalidInput, MemOSError
 from memos_core.memos import MemOS
+from memos_core.model.default import DEFAULT_MODEL, embedder_name, load_embedder
 from memos_core.view import View
 
 INGEST_BATCH = 128  # messages a transaction: a second or so with the default model
@@ -226,14 +228,18 @@ def history(id: Id, database: Database = None, at: At = None, raw: AsJson = Fals
 
 @app.command()
 def forget(
-    ids: Annotated[list[str], typer.Argument(help="The ids of cubes.")],
+    ids: Annotated[list[str] | None, typer.Argument(help="The ids of cubes.")] = None,
+    session: Annotated[str | None, typer.Option(help="All of this session.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All in the namespace.")] = False,
     database: Database = None,
     at: At = None,
     raw: AsJson = False,
 ) -> None:
     """Erase cubes, all their versions, and what was said in the turns they came from."""
+    if [bool(ids), session is not None, everything].count(True) != 1:
+        raise InvalidInput("name what to forget: ids, or --session NAME, or --all")
     with _view(database, at, "forgetting") as view:
-        report = view.forget(ids)
+        report = view.forget(ids) if ids else view.forget_all(session=session)
     _print(report, show.forgotten(report), raw=raw)
 
 
@@ -285,13 +291,10 @@ def reembed(
     """Replace every vector by another model's; an interrupted run goes on where it stopped."""
     with _progress() as progress:
         task = progress.add_task("loading the model", total=None)
-        from memos_core.model.embedder import (  # noqa: PLC0415 torch is slow to load
-            DEFAULT_MODEL,
-            SentenceTransformerEmbedder,
-        )
-
-        embedder = SentenceTransformerEmbedder(
-            model or DEFAULT_MODEL, query_prefix=query_prefix, document_prefix=document_prefix
+        embedder = load_embedder(
+            embedder_name(
+                model or DEFAULT_MODEL, query_prefix=query_prefix, document_prefix=document_prefix
+            )
         )
 
         def report(done: int, everything: int) -> None:
@@ -299,7 +302,7 @@ def reembed(
 
         count = MemOS.reembed(database, embedder=embedder, report=report)
     answer = {"embedder": embedder.name, "versions": count}
-    _print(answer, f"{count} versions embedded anew by {embedder.name}", raw=raw)
+    _print(answer, Text(f"{count} versions embedded anew by {embedder.name}"), raw=raw)
 
 
 @app.command()
@@ -317,30 +320,37 @@ def demo(raw: AsJson = False) -> None:
     raise typer.Exit(1 if failures else 0)
 
 
-Folder = Annotated[
-    Path | None, typer.Option("--folder", help="Its data folder. [default: your own]")
-]
-
-
 @server.command()
-def status(folder: Folder = None, raw: AsJson = False) -> None:
+def status(database: Database = None, raw: AsJson = False) -> None:
     """Tell whether the server runs."""
     from memos_core.store import embedded  # noqa: PLC0415 an extra
 
-    found = embedded.status(folder or embedded.default_folder())
+    found = embedded.status(_folder(database))
     words = f"runs (pid {found.pid})" if found.running else "does not run"
-    _print(found, f"the server in {found.folder} {words}", raw=raw)
+    _print(found, Text(f"the server in {found.folder} {words}"), raw=raw)
 
 
 @server.command()
-def stop(folder: Folder = None, raw: AsJson = False) -> None:
+def stop(database: Database = None, raw: AsJson = False) -> None:
     """Stop the server for everybody who uses it."""
     from memos_core.store import embedded  # noqa: PLC0415 an extra
 
-    where = folder or embedded.default_folder()
+    where = _folder(database)
     stopped = embedded.stop(where)
     words = "stopped" if stopped else "was not running"
-    _print({"folder": plain(where), "stopped": stopped}, f"the server in {where} {words}", raw=raw)
+    answer = {"folder": plain(where), "stopped": stopped}
+    _print(answer, Text(f"the server in {where} {words}"), raw=raw)
+
+
+def _folder(database: str | None) -> Path:
+    from memos_core.store import embedded  # noqa: PLC0415 an extra
+
+    if database and "://" in database:
+        raise InvalidInput(
+            "this is about a private server in a folder, and --database or MEMOS_DATABASE names a "
+            "server of yours"
+        )
+    return Path(database) if database else embedded.default_folder()
 
 
 def _progress() -> Progress:

@@ -21,7 +21,8 @@ def conversation(path: Path) -> list[dict[str, Any]]:
         InvalidInput: the file cannot be read, or holds something else.
     """
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
+        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        text = raw.decode("utf-8-sig")  # a mark of the byte order is no text
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"cannot read {path}: {error}") from error
     try:
@@ -34,7 +35,7 @@ def _values(text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def _messages(value: object, session: str | None) -> Iterator[dict[str, Any]]:

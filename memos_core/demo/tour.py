@@ -18,6 +18,7 @@ from memos_core.cli import show
 from memos_core.demo.frameworks import ask_langchain, ask_llamaindex
 from memos_core.hit import Hit
 from memos_core.memos import MemOS
+from memos_core.store import embedded
 from memos_core.view import View
 
 TOP = 3  # an answer counts as found among the first three of some 120 turns
@@ -29,10 +30,12 @@ def run(console: Console) -> list[str]:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="memos-demo-") as folder:
         Path(folder).chmod(0o755)  # as root, PostgreSQL runs under an account of its own
+        place = Path(folder) / "postgres"
         with console.status("starting a private PostgreSQL"):
-            memos = MemOS.open(Path(folder) / "postgres")
+            memos = MemOS.open(place)
         with memos:
             tour.walk(memos)
+        embedded.stop(place)  # before its folder is gone
     console.rule(style="dim")
     if tour.failures:
         for failure in tour.failures:
