@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -51,6 +52,24 @@ def url(dsn: str, database: str) -> str:
     """Return the URL of another database on the server of ``dsn``."""
     parameters = {**conninfo_to_dict(dsn), "dbname": database}
     return f"postgresql:///?{urlencode(parameters)}"
+
+
+def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait for something to become true."""
+    late = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < late, "waited too long"
+        time.sleep(0.01)
+
+
+def is_blocked(dsn: str) -> bool:
+    """Tell whether a session of this database waits for a lock."""
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        ).fetchone()
+        return row is not None and row[0] > 0
 
 
 def let_others_enter(folder: Path) -> None:

@@ -10,7 +10,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from memos_core import MemOS, Settings, StoreUnavailable
 from memos_core.errors import ServerStartError
 from memos_core.store import account, data_folder, embedded, server_settings, watcher
 from memos_core.store.embedded import EmbeddedServer, default_folder, status, stop
-from tests.support import WordEmbedder, let_others_enter
+from tests.support import WordEmbedder, let_others_enter, until
 
 ROOT = os.geteuid() == 0
 PACKAGES = Path(psycopg.__file__).parents[1]
@@ -58,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("made")
     let_others_enter(base)
     EmbeddedServer.acquire(base / "postgres").release()
-    _until(lambda: not _alive(base / "postgres"))
+    until(lambda: not _alive(base / "postgres"))
     return base / "postgres"
 
 
@@ -73,13 +72,6 @@ def copy(made: Path, place: Path) -> Callable[..., Path]:
         return target
 
     return make
-
-
-def _until(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    late = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < late, "waited too long"
-        time.sleep(0.02)
 
 
 def _alive(folder: Path) -> bool:
@@ -153,7 +145,7 @@ def test_eight_processes_racing_all_connect_and_the_last_killed_stops_it(place):
     assert status(folder).running
     processes[-1].kill()
     processes[-1].communicate()
-    _until(lambda: not _alive(folder))
+    until(lambda: not _alive(folder))
     assert not status(folder).running
 
 
@@ -165,7 +157,7 @@ def test_several_in_one_process_are_counted_and_release_is_idempotent(copy):
     with psycopg.connect(second.dsn) as connection:
         connection.execute("SELECT 1")
     second.release()
-    _until(lambda: not _alive(folder))
+    until(lambda: not _alive(folder))
     again = EmbeddedServer.acquire(folder)
     with psycopg.connect(again.dsn) as connection:
         connection.execute("SELECT 1")
@@ -186,14 +178,14 @@ def test_a_program_that_opened_it_leaves_no_pipe_open(copy):
 def test_a_killed_watcher_is_replaced_by_the_next_acquire(copy):
     folder = copy()
     first = EmbeddedServer.acquire(folder)
-    _until(lambda: _watcher_pid(folder) > 0)
+    until(lambda: _watcher_pid(folder) > 0)
     killed = _watcher_pid(folder)
     os.kill(killed, signal.SIGKILL)
-    _until(lambda: _free(folder / watcher.WATCHER))
+    until(lambda: _free(folder / watcher.WATCHER))
     second = EmbeddedServer.acquire(folder)
     first.release()
     second.release()
-    _until(lambda: not _alive(folder))
+    until(lambda: not _alive(folder))
 
 
 def _free(path: Path) -> bool:
@@ -287,10 +279,10 @@ print("ready", flush=True)
 def test_a_stale_pid_file_that_names_a_live_stranger_does_not_block(copy):
     folder = copy()
     EmbeddedServer.acquire(folder).release()
-    _until(lambda: not _alive(folder))
+    until(lambda: not _alive(folder))
     first = EmbeddedServer.acquire(folder)
     os.kill(_pid(folder), signal.SIGKILL)
-    _until(lambda: not _alive(folder))
+    until(lambda: not _alive(folder))
     owner = folder.stat()
     # Of the server's own user: PostgreSQL believes a process that it may signal.
     stranger = subprocess.Popen(
@@ -309,7 +301,7 @@ def test_a_stale_pid_file_that_names_a_live_stranger_does_not_block(copy):
     assert stranger.poll() is None
     first.release()
     second.release()
-    _until(lambda: not _alive(folder))
+    until(lambda: not _alive(folder))
     assert stranger.poll() is None
     stranger.kill()
     stranger.wait()
@@ -318,7 +310,7 @@ def test_a_stale_pid_file_that_names_a_live_stranger_does_not_block(copy):
 def test_a_half_made_folder_is_repaired(place):
     folder = place / "postgres"
     process = _holder(folder)
-    _until((folder / "data.new" / "global").exists)
+    until((folder / "data.new" / "global").exists)
     process.kill()
     process.communicate()
     assert not (folder / "data").exists()
@@ -361,7 +353,7 @@ def test_any_path_serves(copy, name):
     assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
     assert sockets.stat().st_uid == folder.stat().st_uid
     server.release()
-    _until(lambda: not _alive(folder))
+    until(lambda: not _alive(folder))
     sockets.rmdir()  # the server cleaned up
 
 
@@ -521,7 +513,7 @@ def test_a_start_that_fails_shows_the_log_and_what_to_do(copy):
     with pytest.raises(ServerStartError, match=r"(?s)pg_control.*The whole log is") as caught:
         EmbeddedServer.acquire(folder)
     assert "starting PostgreSQL" not in str(caught.value).split("Its log")[0]
-    _until(lambda: _free(folder / watcher.USERS))
+    until(lambda: _free(folder / watcher.USERS))
 
 
 def test_waiting_ends_and_is_told(copy, monkeypatch):
@@ -649,7 +641,7 @@ def test_an_ordinary_user_has_a_server_of_their_own(place):
     folder = home / "postgres"
     assert _as(nobody, python, HOLDER, str(folder)) == "ready\n"
     assert {path.stat().st_uid for path in folder.rglob("*")} == {nobody.pw_uid}
-    _until(lambda: not _alive(folder))
+    until(lambda: not _alive(folder))
     assert _as(nobody, python, HOLDER, str(folder)) == "ready\n"
     with pytest.raises(subprocess.CalledProcessError) as caught:
         _as(nobody, python, HOLDER, str(default_folder()))

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from memos_core import AsyncMemOS, CubeNotFound, MemCube, MemOS, Settings, VersionConflict, View
-from tests.support import WordEmbedder
+from tests.support import WordEmbedder, until
 
 THREADS = 8
 ROUNDS = 10
@@ -87,8 +87,7 @@ def test_forgetting_during_updates_leaves_nothing(ann: View, database: str) -> N
                 return
 
         def erase(cube: MemCube = cube) -> None:
-            while len(ann.history(cube.id)) < 3:
-                pass
+            until(lambda: len(ann.history(cube.id)) >= 3)
             ann.forget(cube.id)
 
         together(write, write, erase)

@@ -14,7 +14,7 @@ from memos_core import EmbedderMismatch, MemOS, View, engine
 from memos_core.embedder import Model, Vectors
 from memos_core.engine import Engine
 from memos_core.store.statements import embeddings
-from tests.support import WordEmbedder, everything_in
+from tests.support import WordEmbedder, everything_in, is_blocked, until
 
 OLD = WordEmbedder()
 NEW = WordEmbedder("new", width=32)
@@ -150,21 +150,11 @@ def test_a_writer_that_waited_for_the_swap_is_refused(filled: str) -> None:
         for step in steps:
             swapping.execute(step.sql, step.parameters)
         waiting = pool.submit(view.add, "late")
-        while not waiting.running():
-            pass
-        _until_blocked(filled)
+        until(lambda: is_blocked(filled))
         swapping.commit()
         with pytest.raises(EmbedderMismatch):
             waiting.result()
     engine_of_new.close()
-
-
-def _until_blocked(dsn: str) -> None:
-    with psycopg.connect(dsn, autocommit=True) as admin:
-        while admin.execute(
-            "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation IS NOT NULL"
-        ).fetchone() == (0,):
-            pass
 
 
 def test_an_empty_database_takes_the_new_model(database: str) -> None:
@@ -191,3 +181,24 @@ def test_what_is_forgotten_meanwhile_leaves_no_vector(filled: str) -> None:
     assert len(rows) == 10
     assert not {(doomed.id,), (other.id,)} & set(rows)
     assert str(other.id) in everything_in(filled), "only its events are left"
+
+
+def test_a_vector_waits_for_a_forgetting_under_way(filled: str) -> None:
+    model = Model(name="new", width=32)
+    with (
+        MemOS.open(filled, embedder=OLD) as memos,
+        psycopg.connect(filled) as forgetting,
+        ThreadPoolExecutor() as pool,
+    ):
+        texts = memos.engine.run(embeddings.missing(model, after=None, limit=100))
+        vectors = NEW.embed([text.text for text in texts])
+        doomed = texts[0].id
+        forgetting.execute("DELETE FROM memos.cube_version WHERE id = %s", (doomed,))
+        forgetting.execute("DELETE FROM memos.cube WHERE id = %s", (doomed,))
+        keeping = pool.submit(memos.engine.run, embeddings.keep(model, texts, vectors))
+        until(lambda: keeping.done() or is_blocked(filled))
+        forgetting.commit()
+        keeping.result()
+    with psycopg.connect(filled) as connection:
+        kept = connection.execute("SELECT DISTINCT id FROM memos.reembedding").fetchall()
+    assert {id for (id,) in kept} == {text.id for text in texts} - {doomed}

@@ -26,7 +26,7 @@ from memos_core import (
     View,
     errors,
 )
-from tests.support import WordEmbedder, url
+from tests.support import WordEmbedder, is_blocked, until, url
 
 
 def opened(dsn: str, **settings: Any) -> MemOS:
@@ -99,8 +99,7 @@ def test_a_pool_that_stays_full(database: str) -> None:
         cube = memos.add("one")
         blocker.execute("SELECT FROM memos.cube FOR UPDATE")
         waiting = pool.submit(memos.forget, cube.id)
-        while not _blocked(database):
-            pass
+        until(lambda: is_blocked(database))
         with pytest.raises(PoolExhausted, match=r"all 1 connections.*pool_size"):
             memos.get(cube.id)
         blocker.rollback()
@@ -116,15 +115,6 @@ def test_a_statement_past_its_timeout(database: str) -> None:
                 verb()
         blocker.rollback()
         assert [version.text for version in memos.history(cube.id)] == ["one"]
-
-
-def _blocked(dsn: str) -> bool:
-    with psycopg.connect(dsn) as connection:
-        row = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity "
-            "WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        ).fetchone()
-        return row is not None and row[0] > 0
 
 
 # --- a server that goes and comes back ------------------------------------------------------------
@@ -145,8 +135,7 @@ def test_a_connection_cut_under_a_verb(database: str, ann: View) -> None:
     with psycopg.connect(database) as blocker, ThreadPoolExecutor() as pool:
         blocker.execute("SELECT FROM memos.cube FOR UPDATE")
         waiting = pool.submit(ann.forget, cube.id)
-        while not _blocked(database):
-            pass
+        until(lambda: is_blocked(database))
         with psycopg.connect(database, autocommit=True) as admin:
             admin.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -166,8 +155,7 @@ def test_closing_waits_for_verbs_at_work(database: str) -> None:
     with psycopg.connect(database) as blocker, ThreadPoolExecutor() as pool:
         blocker.execute("SELECT FROM memos.cube FOR UPDATE")
         forgetting = pool.submit(memos.forget, cube.id)
-        while not _blocked(database):
-            pass
+        until(lambda: is_blocked(database))
         closing = pool.submit(memos.close)
         with pytest.raises(TimeoutError):
             closing.result(timeout=0.2)
@@ -246,8 +234,7 @@ def test_a_collision_is_tried_again(database: str, ann: View) -> None:
         other.execute("SET deadlock_timeout = '1h'")  # so that it is ours that is ended
         other.execute(lock, (last,))
         forgetting = pool.submit(ann.forget, [first, last])
-        while not _blocked(database):
-            pass
+        until(lambda: is_blocked(database))
         other.execute(lock, (first,))
         other.rollback()
         assert len(forgetting.result().cubes) == 2
