@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
@@ -68,12 +68,14 @@ class Engine:
         from memos_core.store.postgres import Store  # noqa: PLC0415 the driver is slow to load
 
         settings = settings or Settings()
-        dsn, release = _address(where, settings)
-        try:
-            return cls(Store(dsn, settings), embedder, settings, release)
-        except BaseException:
-            release()
-            raise
+        with ExitStack() as opened:
+            dsn, release = _address(where, settings)
+            opened.callback(release)
+            store = Store(dsn, settings)
+            opened.callback(store.close)
+            engine = cls(store, embedder, settings, release)
+            opened.pop_all()  # it is the engine's to close from now on
+            return engine
 
     @property
     def threads(self) -> ThreadPoolExecutor:
