@@ -25,7 +25,7 @@ layers: $(READY)
 	$(BIN)/lint-imports
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.overhead
 
 format: $(READY)
 	$(BIN)/ruff check --fix

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import math
 import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
@@ -24,17 +26,23 @@ from memos_core.embedder import (
 )
 from memos_core.errors import Closed, InvalidInput
 from memos_core.model.default import default_embedder
+from memos_core.namespace import Namespace
 from memos_core.settings import Settings, where_from
 from memos_core.store.statement import Statement
 from memos_core.store.statements import embeddings
+from memos_core.store.statements import messages as log
 from memos_core.store.statements.embeddings import Text
+from memos_core.store.statements.scope import Scope
 
 if TYPE_CHECKING:
     from memos_core.store.postgres import Store, Transaction
 
 T = TypeVar("T")
 _log = logging.getLogger("memos_core")
-REEMBED_BATCH = 256
+REEMBED_BATCH = 1024
+SPEAKERS_SECONDS = 60.0  # after which it is asked again who speaks in a view
+MAX_SPEAKERS = 100  # of one view whose names are looked for in questions
+MAX_VIEWS = 10_000  # whose speakers are remembered
 _PASSES = 5  # over what others wrote meanwhile, before they are made to wait
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9]*)(\+\w+)?://", re.IGNORECASE)
 _KEYWORDS = re.compile(r"\s*\w+\s*=")  # libpq's other form; ./a=b is a folder
@@ -59,6 +67,7 @@ class Engine:
         self._stored = store.run(embeddings.stored())
         self._embedder = embedder or default_embedder(self._stored and self._stored.name)
         self.model = name_of(self._embedder)
+        self._speakers: dict[Namespace, tuple[float, frozenset[str]]] = {}
 
     @classmethod
     def open(
@@ -137,6 +146,21 @@ class Engine:
         """
         return self._checked(question_vectors(self._embedder, [text]))
 
+    def speakers(self, scope: Scope) -> frozenset[str]:
+        """Return who speaks in a view, as it was known within the last minute."""
+        asked, names = self._speakers.get(scope.namespace, (-SPEAKERS_SECONDS, frozenset[str]()))
+        now = time.monotonic()
+        if now - asked >= SPEAKERS_SECONDS:
+            names = self._store.run(log.speakers(scope, limit=MAX_SPEAKERS))
+            if len(self._speakers) >= MAX_VIEWS:
+                self._speakers.clear()
+            self._speakers[scope.namespace] = (now, names)
+        return names
+
+    def others_speak(self) -> None:
+        """Ask anew who speaks: something was said or forgotten."""
+        self._speakers.clear()
+
     def check_model(self) -> None:
         """Refuse a database that another embedder filled.
 
@@ -156,14 +180,18 @@ class Engine:
         width = document_vectors(self._embedder, ["how wide?"]).shape[1]
         model = Model(name=self.model, width=width)
         done, everything = run(embeddings.progress(model))
+        behind = math.inf  # how many texts the last pass found
         for passes in itertools.count(1):
-            last: Text | None = None
-            while texts := run(embeddings.missing(model, after=last, limit=REEMBED_BATCH)):
+            before, last, started = done, None, run(embeddings.moment())
+            while texts := run(
+                embeddings.missing(model, after=last, until=started, limit=REEMBED_BATCH)
+            ):
                 run(embeddings.keep(model, texts, self._vectors(texts)))
                 last = texts[-1]
                 done += len(texts)
                 report(done, max(done, everything))
-            if self._finish(model, whatever=passes >= _PASSES):
+            outrun, behind = done - before >= behind, done - before
+            if self._finish(model, whatever=outrun or passes >= _PASSES):
                 break
         self._stored = model
         return run(embeddings.count())
@@ -172,12 +200,14 @@ class Engine:
         """Make writers wait, embed what they wrote last, and swap; unless that is much."""
         with self._store.transaction(timeout=0) as transaction:
             transaction.run(embeddings.lock())
+            last: Text | None = None
             while texts := transaction.run(
-                embeddings.missing(model, after=None, limit=REEMBED_BATCH)
+                embeddings.missing(model, after=last, until=None, limit=REEMBED_BATCH)
             ):
                 if len(texts) == REEMBED_BATCH and not whatever:
                     return False
                 transaction.run(embeddings.keep(model, texts, self._vectors(texts)))
+                last = texts[-1]
             transaction.run(embeddings.swap(model))
             return True
 

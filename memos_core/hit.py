@@ -16,16 +16,17 @@ from memos_core.namespace import Namespace
 class Hit:
     """A cube that answers a question, and why it was chosen.
 
-    ``score`` is the weighted sum of the signals in ``reasons``; 1.0 would be the question itself.
-    ``dense_rank`` and ``lexical_rank`` count from 1 among all cubes that passed the filters;
-    ``lexical_rank`` is None where no word of the question occurs. ``message_ids`` are the turns
+    ``score`` is the sum of the shares in ``reasons``, which are named as in ``Weights``; a signal
+    that adds nothing is left out. ``dense_rank`` and ``lexical_rank`` count from 1 among all cubes
+    that were scored; ``dense_rank`` is None where only words were asked for, ``lexical_rank``
+    where none of them occurs. ``message_ids`` are the turns
     the cube came from. ``context`` holds those turns and their neighbours where they were asked
     for, in the order they were said.
     """
 
     cube: MemCube
     score: float
-    dense_rank: int
+    dense_rank: int | None
     lexical_rank: int | None
     reasons: Mapping[str, float]
     context: tuple[Message, ...] = ()

@@ -16,7 +16,8 @@ from memos_core.errors import InvalidInput, InvalidText
 from memos_core.message import Message
 from memos_core.settings import Settings
 from memos_core.store.statements.cubes import Draft, Header
-from memos_core.text import searchable, shortened, storable, unstorable
+from memos_core.text import shortened, storable, unstorable
+from memos_core.words import Words, words_of
 
 _READ_ROLES = ("user", "assistant")
 _KNOWN = ("id", "role", "name", "content", "created_at", "session", "metadata")
@@ -69,7 +70,7 @@ def drafts_from(messages: Sequence[Message], *, settings: Settings) -> Iterator[
             yield Draft(
                 id=uuid7(),
                 text=part,
-                lexical=lexical_text(part, provenance),
+                words=words_in(part, provenance),
                 provenance=provenance,
                 header=Header(
                     semantic_type="turn",
@@ -80,11 +81,11 @@ def drafts_from(messages: Sequence[Message], *, settings: Settings) -> Iterator[
             )
 
 
-def lexical_text(text: str, provenance: Provenance) -> str:
+def words_in(text: str, provenance: Provenance) -> Words:
     """Return what lexical search sees of a cube: who said it, on which day, and its text."""
     said_at = provenance.said_at
     day = f"{said_at.day} {said_at:%B %Y}" if said_at else ""
-    return searchable(" ".join(part for part in (provenance.speaker, day, text) if part))
+    return words_of(" ".join(part for part in (provenance.speaker, day, text) if part))
 
 
 def _message(turn: object, session: str | None, settings: Settings) -> Message:

@@ -10,6 +10,25 @@ from memos_core.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """What each signal adds to a hit's score; the first four sum to 1 for a text by itself.
+
+    Cosines and BM25 shares are at most 1. Chosen on five LoCoMo conversations and rounded
+    (docs/benchmarks.md); what they were not chosen on is in docs/decisions/0007.
+    """
+
+    dense: float = 0.4  # cosine of question and memory
+    dense_context: float = 0.05  # cosine of the question and each neighbouring turn
+    lexical: float = 0.2  # BM25 of the memory
+    lexical_context: float = 0.4  # BM25 of the memory with its neighbouring turns
+    speaker: float = 0.05  # the question names who said it
+    assistant: float = -0.05  # it was the assistant who said it
+
+
+DENSE_ALONE = Weights(dense=1, dense_context=0, lexical=0, lexical_context=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """Limits and weights of one ``MemOS``; times are in seconds, sizes in characters."""
 
@@ -19,12 +38,13 @@ class Settings:
     startup_timeout: float = 300.0  # the embedded server may have to recover from a crash first
     max_text: int = 65_536  # of one cube, and no more: the worst text so long fits a tsvector
     max_message: int = 1_000_000  # of one message; the reader splits it into several cubes
-    dense_weight: float = 2 / 3  # share of the cosine in a hit's score
-    lexical_weight: float = 1 / 3  # share of BM25 in a hit's score
+    weights: Weights = Weights()  # of the signals in a hit's score
     read_events: bool = True  # whether get and search are written to the event log
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
+            if name == "weights":
+                continue
             least, most = _RANGES.get(name, (0, 2**31 - 1))
             value = getattr(self, name)
             if not least <= value <= most:

@@ -139,3 +139,37 @@ def test_the_log_stays_open_after_its_partitions_ran_out(database: str) -> None:
         connection.execute("SELECT memos.make_event_partitions(0)")
         count = connection.execute("SELECT count(*) FROM memos.event").fetchone()
         assert count == (1,)
+
+
+OLD_ROWS = """
+    INSERT INTO memos.message
+        (tenant, namespace, id, session, role, content, metadata, extra, recorded_at)
+    VALUES
+        ('acme', '{acme}', 'm1', 'monday', 'user', 'Where is she?', '{}', '{}', now()),
+        ('acme', '{acme}', 'm2', 'monday', 'user', 'In Oslo, Oslo!', '{}', '{}', now());
+    INSERT INTO memos.cube VALUES
+        ('acme', '00000000-0000-0000-0000-000000000001', '{acme}', 'plaintext', 'generated', 1,
+         'Where is she?', 'turn', '{}', '{}', '{"session": "monday"}', '{m1}', NULL, 0, '{}',
+         NULL, NULL, now(), now(), NULL, 0, '{}', '[1,0]'),
+        ('acme', '00000000-0000-0000-0000-000000000002', '{acme}', 'plaintext', 'generated', 1,
+         'In Oslo, Oslo!', 'turn', '{}', '{}', '{"session": "monday"}', '{m2}', NULL, 0, '{}',
+         NULL, NULL, now(), now(), NULL, 2, '{"oslo": 2}', '[1,0]');
+"""
+
+
+def test_memories_of_the_first_schema_are_found_by_their_words(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *later = migrations()
+    with psycopg.connect(empty, autocommit=True) as connection:
+        monkeypatch.setattr(migrating, "migrations", lambda: [first])
+        migrate(connection)
+        connection.execute(OLD_ROWS)
+        monkeypatch.setattr(migrating, "migrations", lambda: [first, *later])
+    with MemOS.open(empty, embedder=WordEmbedder()) as memos:
+        (answer, question) = memos.at("acme").search("Oslo", mode="lexical")
+        memos.at("acme", "new").ingest(["Where is she?", "In Oslo, Oslo!"], session="monday")
+        (same, _) = memos.at("acme", "new").search("Oslo", mode="lexical")
+    assert answer.text == same.text == "In Oslo, Oslo!"
+    assert answer.reasons == pytest.approx(same.reasons), "the old words are hashed as new ones are"
+    assert set(question.reasons) == {"lexical_context"}

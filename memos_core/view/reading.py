@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from memos_core.checks import (
@@ -19,6 +19,7 @@ from memos_core.checks import (
     checked_time,
 )
 from memos_core.cube import Kind, MemCube
+from memos_core.errors import InvalidInput
 from memos_core.filters import compiled
 from memos_core.hit import Event, Hit, Stats
 from memos_core.message import Message
@@ -29,9 +30,14 @@ from memos_core.prompt import (
     recalled,
     worth_showing,
 )
+from memos_core.question import as_statement, names_in, terms_of
+from memos_core.settings import DENSE_ALONE
 from memos_core.store.statements import cubes, events, messages, search
-from memos_core.text import checked_text, excerpt, searchable, storable
+from memos_core.store.statements.filters import Filters
+from memos_core.text import checked_text, excerpt, storable
 from memos_core.view.bound import Bound
+
+_MODES = ("hybrid", "dense", "lexical")
 
 
 class Reading(Bound):
@@ -69,14 +75,21 @@ class Reading(Bound):
         valid_at: date | str | None = None,
         min_score: float | None = None,
         context: int = 0,
+        mode: Literal["hybrid", "dense", "lexical"] = "hybrid",
     ) -> list[Hit]:
         """Find what answers a question: the best ``k`` cubes after ``offset``, in one round trip.
 
-        A hit's score is a weighted sum of cosine similarity and BM25. The lexical part knows
-        English word forms ("moved" finds "moving"), matches words of other spaced languages as
-        they are written, whatever their case, and sees scripts without spaces (Chinese, Japanese,
-        Thai …, and Korean) as overlapping pairs of characters. Of a question over 4,000 characters
-        the beginning and the end are asked.
+        A hit's score is a weighted sum (``Settings.weights``) of cosine similarity and of BM25, of
+        the memory itself and together with the two turns said before and after it. ``mode``
+        "dense" ranks by cosine alone, and the score is the cosine; "lexical" by words alone, and
+        embeds nothing.
+
+        The lexical part knows English word forms ("moved" finds "moving"), matches words of other
+        spaced languages as they are written, whatever their case, and sees scripts without spaces
+        (Chinese, Japanese, Thai …, and Korean) as overlapping pairs of characters. A ``"quoted
+        phrase"`` and a ``prefix*`` count as one more word, found as they are written. They rank
+        and do not filter. Of a question over 4,000 characters the beginning and the end are asked,
+        of its words at most 48.
 
         ``filter`` compares metadata: ``{"year": {"$gte": 2020}, "address.city": "Oslo"}``, with
         ``$eq $ne $gt $gte $lt $lte $in``; all must hold. Numbers compare as numbers, strings as
@@ -91,13 +104,12 @@ class Reading(Bound):
         Raises:
             InvalidText, InvalidFilter, InvalidInput: the question cannot be asked.
         """
-        moment = None if valid_at == "any" else checked_time(valid_at, what="valid_at")
-        settings = self.engine.settings
+        if mode not in _MODES:
+            raise InvalidInput(f"mode is one of {', '.join(_MODES)}, not {mode!r}")
+        engine, settings = self.engine, self.engine.settings
         question = excerpt(checked_text(query, limit=settings.max_message, what="query"))
-        wanted = search.Query(
-            words=searchable(question),
-            k=checked_count(k, what="k"),
-            offset=checked_count(offset, what="offset", most=10**9),
+        moment = None if valid_at == "any" else checked_time(valid_at, what="valid_at")
+        filters = Filters(
             conditions=compiled(filter),
             tags=checked_tags(tags or ()),
             without=checked_keys(exclude_messages or (), what="message id"),
@@ -106,15 +118,25 @@ class Reading(Bound):
             as_of=checked_time(as_of, what="as_of"),
             valid_at=moment,
             any_time=valid_at == "any",
+        )
+        terms = None if mode == "dense" else terms_of(question)
+        named = () if mode == "dense" else names_in(question, engine.speakers(self._scope))
+        wanted = search.Query(
+            terms=terms or None,
+            vector=None if mode == "lexical" else engine.question(as_statement(question, named)),
+            model=engine.model,
+            names=tuple(named),
+            filters=filters,
+            weights=DENSE_ALONE if mode == "dense" else settings.weights,
+            k=checked_count(k, what="k"),
+            offset=checked_count(offset, what="offset", most=10**9),
             min_score=checked_score(min_score),
             context=checked_count(context, what="context", most=100),
-            dense_weight=settings.dense_weight,
-            lexical_weight=settings.lexical_weight,
             log=settings.read_events,
         )
-        engine = self.engine
-        vector = engine.question(question)
-        return engine.run(search.search(self._scope, wanted, vector, model=engine.model))
+        if wanted.terms is None and wanted.vector is None:
+            return []
+        return engine.run(search.search(self._scope, wanted))
 
     def recall(
         self,

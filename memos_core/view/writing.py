@@ -111,7 +111,7 @@ class Writing(Bound):
             cubes.Draft(
                 id=cube,
                 text=one,
-                lexical=reader.lexical_text(one, provenance),
+                words=reader.words_in(one, provenance),
                 provenance=provenance,
                 header=header,
             )
@@ -160,6 +160,8 @@ class Writing(Bound):
             for cube in self._read(unread[start : start + READ_BATCH])
         ]
         self._read_overdue()
+        if any(message.name for message in unread):
+            self.engine.others_speak()
         return made
 
     def update(
@@ -253,6 +255,7 @@ class Writing(Bound):
         report = self.engine.run(
             changes.lock(self._scope, wanted), changes.forget(self._scope, wanted)
         )
+        self.engine.others_speak()
         found = set(report.cubes)
         if missing := [cube for cube in wanted if cube not in found]:
             self._missing(missing)
@@ -268,6 +271,7 @@ class Writing(Bound):
             ids = transaction.run(changes.lock_all(self._scope, session=name))
             report = transaction.run(changes.forget(self._scope, ids))
             others = transaction.run(log.erase(self._scope, session=name))
+        self.engine.others_speak()
         return replace(report, message_ids=(*report.message_ids, *others))
 
     def retire(self, session: str) -> int:
@@ -296,7 +300,9 @@ class Writing(Bound):
             return []
         engine = self.engine
         vectors = engine.documents([draft.text for draft in drafts])
-        return engine.run(cubes.add(self._scope, drafts, vectors, model=engine.model, read=read))
+        if read is None:
+            return engine.run(cubes.add(self._scope, drafts, vectors, model=engine.model))
+        return engine.run(cubes.read(self._scope, drafts, vectors, read, model=engine.model))
 
     def _update(
         self, current: MemCube, header: changes.Change, mode: Literal["overwrite", "append"]
@@ -306,8 +312,8 @@ class Writing(Bound):
         if header.text is not None:
             joined = f"{current.text}\n{header.text}" if mode == "append" else header.text
             text = self._text(joined)
-            lexical = reader.lexical_text(text, current.provenance)
-            change = replace(header, text=text, lexical=lexical)
+            words = reader.words_in(text, current.provenance)
+            change = replace(header, text=text, words=words)
             vector = engine.documents([text])
         return engine.run(
             changes.update(

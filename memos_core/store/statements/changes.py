@@ -9,15 +9,14 @@ from datetime import datetime
 from typing import LiteralString
 from uuid import UUID
 
-from pgvector import HalfVector
-
 from memos_core.cube import MemCube
 from memos_core.embedder import Model, Vectors
 from memos_core.hit import ForgetReport
 from memos_core.store.statement import Row, Statement, ignored
 from memos_core.store.statements.columns import COLUMNS, first_cube
-from memos_core.store.statements.cubes import ANALYSED
 from memos_core.store.statements.scope import INSIDE, Scope
+from memos_core.store.vectors import HalfVectors, SparseVector
+from memos_core.words import Words
 
 # The row to change, once it is locked and still at the version that the caller saw, and the moment
 # of the change: later than the old version's even where a clock or a lock's wait says otherwise.
@@ -54,7 +53,7 @@ class Change:
     """What a new version says that the old one did not; None keeps what the old one said."""
 
     text: str | None = None
-    lexical: str | None = None
+    words: Words | None = None
     semantic_type: str | None = None
     tags: tuple[str, ...] | None = None
     metadata: dict[str, object] | None = None
@@ -83,14 +82,10 @@ _UPDATE: LiteralString = (
             expires_at = coalesce(
                 moment.now + make_interval(secs => %(ttl)s), cube.expires_at
             ),
-            word_count = CASE
-                WHEN lexical IS NULL THEN cube.word_count ELSE analysed.word_count
-            END,
-            words = CASE WHEN lexical IS NULL THEN cube.words ELSE analysed.words END,
-            embedding = coalesce(%(embedding)b::halfvec, cube.embedding)
-        FROM old, moment, (SELECT %(lexical)s::text AS lexical) AS given, """
-    + ANALYSED
-    + """
+            word_count = coalesce(%(word_count)s, cube.word_count),
+            words = coalesce(%(words)s::sparsevec, cube.words),
+            embedding = coalesce((%(embeddings)s::halfvec[])[1], cube.embedding)
+        FROM old, moment
         WHERE cube.tenant = old.tenant AND cube.id = old.id AND memos.embedded_by(%(model)s::jsonb)
         RETURNING cube.*
     )"""
@@ -115,7 +110,8 @@ def update(
             id=cube,
             expected=expected,
             text=change.text,
-            lexical=change.lexical,
+            word_count=change.words and change.words.count,
+            words=change.words and SparseVector(change.words.vector),
             semantic_type=change.semantic_type,
             tags=None if change.tags is None else list(change.tags),
             metadata=None
@@ -126,7 +122,7 @@ def update(
             valid_from=change.valid_from,
             valid_to=change.valid_to,
             ttl=change.ttl,
-            embedding=None if embedding is None else HalfVector(embedding[0]),
+            embeddings=None if embedding is None else HalfVectors(embedding),
             model=None
             if embedding is None
             else Model(name=model, width=embedding.shape[1]).as_json(),
@@ -165,6 +161,8 @@ _RESTORE: LiteralString = (
             valid_to = wanted.valid_to,
             word_count = wanted.word_count,
             words = wanted.words,
+            thread = wanted.thread,
+            turn = wanted.turn,
             embedding = wanted.embedding
         FROM old, moment, wanted
         WHERE cube.tenant = old.tenant AND cube.id = old.id

@@ -17,7 +17,7 @@ COLUMNS: LiteralString = """
     expires_at
 """
 # What search reads beside them.
-SEARCHED: LiteralString = "word_count, words, embedding"
+SEARCHED: LiteralString = "word_count, words, thread, turn, embedding"
 
 
 def provenance_json(provenance: Provenance) -> dict[str, object]:

@@ -10,11 +10,10 @@ from types import MappingProxyType
 from typing import LiteralString
 from uuid import UUID
 
-from pgvector import HalfVector
-
-from memos_core.cube import MemCube, Provenance, Usage
+from memos_core.cube import Governance, Kind, MemCube, Provenance, State, Usage
 from memos_core.embedder import Model, Vectors
 from memos_core.message import Message
+from memos_core.namespace import Namespace
 from memos_core.store.statement import Row, Statement, ignored
 from memos_core.store.statements.columns import (
     COLUMNS,
@@ -25,6 +24,8 @@ from memos_core.store.statements.columns import (
     provenance_json,
 )
 from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, Scope
+from memos_core.store.vectors import HalfVectors, SparseVectors
+from memos_core.words import Words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,133 +45,185 @@ class Header:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draft:
-    """A cube to be, before the store gives it a version and times.
-
-    ``lexical`` is the text that lexical search sees.
-    """
+    """A cube to be, before the store gives it a version and times."""
 
     id: UUID
     text: str
-    lexical: str
+    words: Words
     provenance: Provenance
     header: Header
 
 
-# Turns `lexical`, a text of the row before it, into what search reads.
-ANALYSED: LiteralString = """
-    LATERAL (
+_FACTS: LiteralString = """
+    WITH draft AS (
         SELECT
-            coalesce(sum(cardinality(positions)), 0)::integer AS word_count,
-            coalesce(jsonb_object_agg(lexeme, cardinality(positions)), '{}') AS words
-        FROM unnest(to_tsvector('english', lexical))
-    ) AS analysed
-"""
-
+            *, %(metadata)s::jsonb AS metadata, %(provenance)s::jsonb AS provenance,
+            '{}'::text[] AS message_ids, %(owner)s::text AS owner,
+            %(valid_from)s::timestamptz AS valid_from, NULL::bigint AS thread, NULL::bigint AS turn
+        FROM unnest(
+            %(ids)s::uuid[], %(texts)s::text[], %(counts)s::integer[], %(words)s::sparsevec[],
+            %(embeddings)s::halfvec[]
+        ) WITH ORDINALITY AS given (id, text, word_count, words, embedding, ordinal)
+    )"""
 # `claimed` are the messages that this statement may make cubes of: of two readers of one message
-# only one gets it.
-_ADD: LiteralString = (
-    """
+# only one gets it. A speaker's clock ahead of ours must not hide what was just said.
+_TURNS: LiteralString = """
     WITH claimed AS (
         UPDATE memos.message SET due_at = NULL
         WHERE tenant = %(tenant)s AND namespace = %(namespace)s::text[]
             AND (session, id) IN (SELECT * FROM unnest(%(sessions)s::text[], %(messages)s::text[]))
             AND due_at IS NOT NULL AND forgotten_at IS NULL
-        RETURNING session, id
-    ), added AS (
+        RETURNING session, id, position
+    ), draft AS (
+        SELECT
+            given.id, text, word_count, words, embedding, ordinal, metadata, provenance,
+            ARRAY[message] AS message_ids, owner,
+            CASE WHEN valid_from <= now() THEN valid_from END AS valid_from,
+            memos.thread(%(namespace)s::text[], claimed.session) AS thread,
+            claimed.position AS turn
+        FROM unnest(
+            %(ids)s::uuid[], %(texts)s::text[], %(counts)s::integer[], %(words)s::sparsevec[],
+            %(embeddings)s::halfvec[], %(metadata)s::jsonb[], %(provenance)s::jsonb[],
+            %(turn_sessions)s::text[], %(turn_messages)s::text[], %(owners)s::text[],
+            %(valid_from)s::timestamptz[]
+        ) WITH ORDINALITY AS given (
+            id, text, word_count, words, embedding, metadata, provenance, session, message, owner,
+            valid_from, ordinal
+        )
+        JOIN claimed ON claimed.session = given.session AND claimed.id = message
+    )"""
+# What the event says beside the ids stands between this and _LOGGED.
+_ADDED: LiteralString = (
+    """, added AS (
         INSERT INTO memos.cube ("""
     + COLUMNS
     + ","
     + SEARCHED
     + """)
         SELECT
-            %(tenant)s, draft.id, %(namespace)s::text[], 'plaintext', 'generated', 1, draft.text,
-            semantic_type, tags, metadata, provenance, message_ids, owner, priority, sensitivity,
-            -- A speaker's clock ahead of ours must not hide what was just said.
-            CASE WHEN %(reading)s AND valid_from > now() THEN NULL ELSE valid_from END,
-            valid_to, now(), now(), now() + make_interval(secs => ttl),
-            word_count, words, embedding
-        FROM ROWS FROM (
-            jsonb_to_recordset(%(drafts)s::jsonb) AS (
-                id uuid, text text, lexical text, semantic_type text, tags text[], metadata jsonb,
-                provenance jsonb, message_ids text[], owner text, priority integer,
-                sensitivity text[], valid_from timestamptz, valid_to timestamptz,
-                ttl double precision
-            ),
-            unnest(%(embeddings)b::halfvec[])
-        ) WITH ORDINALITY AS draft (
-            id, text, lexical, semantic_type, tags, metadata, provenance, message_ids, owner,
-            priority, sensitivity, valid_from, valid_to, ttl, embedding, ordinal
-        ), """
-    + ANALYSED
-    + """
+            %(tenant)s, id, %(namespace)s::text[], 'plaintext', 'generated', 1, text,
+            %(semantic_type)s, %(tags)s::text[], metadata, provenance, message_ids, owner,
+            %(priority)s, %(sensitivity)s::text[], valid_from, %(valid_to)s::timestamptz, now(),
+            now(), now() + make_interval(secs => %(ttl)s), word_count, words, thread, turn,
+            embedding
+        FROM draft
         WHERE memos.embedded_by(%(model)s::jsonb)
-            AND (NOT %(reading)s OR (coalesce(provenance ->> 'session', ''), message_ids[1])
-                IN (SELECT session, id FROM claimed))
-        ORDER BY ordinal
-        RETURNING """
-    + COLUMNS
-    + """
+        RETURNING id, metadata, valid_from, recorded_at, expires_at
     ), logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
         SELECT
             %(tenant)s, now(), %(kind)s, %(namespace)s::text[], %(caller)s::jsonb, array_agg(id),
-            CASE WHEN %(reading)s
-                THEN jsonb_build_object('messages', (SELECT count(*) FROM claimed)) ELSE '{}'
-            END
-        FROM added HAVING count(*) > 0
-    )
-    SELECT """
-    + COLUMNS
-    + " FROM added"
+    """
+)
+_LOGGED: LiteralString = " FROM added HAVING count(*) > 0) SELECT * FROM added"
+_ADD: LiteralString = _FACTS + _ADDED + "'{}'::jsonb" + _LOGGED
+_READ: LiteralString = (
+    _TURNS + _ADDED + "jsonb_build_object('messages', (SELECT count(*) FROM claimed))" + _LOGGED
 )
 
 
 def add(
-    scope: Scope,
-    drafts: Sequence[Draft],
-    embeddings: Vectors,
-    *,
-    model: str,
-    read: Sequence[Message] | None = None,
+    scope: Scope, drafts: Sequence[Draft], embeddings: Vectors, *, model: str
 ) -> Statement[list[MemCube]]:
-    """Store new cubes, all or none.
-
-    With ``read``, each draft comes from one of these messages. They are marked as read, and drafts
-    of those that another reader was quicker to read are left out.
-    """
+    """Store new cubes with one header and provenance in common, all or none."""
+    header, provenance = drafts[0].header, drafts[0].provenance
     return Statement(
         sql=_ADD,
         parameters=scope.parameters(
-            drafts=json.dumps([_record(draft) for draft in drafts], ensure_ascii=False),
-            embeddings=[HalfVector(vector) for vector in embeddings],
-            model=Model(name=model, width=embeddings.shape[1]).as_json(),
-            kind="added" if read is None else "ingested",
-            reading=read is not None,
-            sessions=[message.session or "" for message in read or ()],
-            messages=[message.id for message in read or ()],
+            **_parameters(drafts, embeddings, model),
+            metadata=_json(dict(header.metadata)),
+            provenance=_json(provenance_json(provenance)),
+            owner=header.owner,
+            valid_from=header.valid_from,
+            kind="added",
         ),
-        read=cubes_from,
+        read=lambda rows: _cubes(rows, drafts, scope.namespace),
     )
 
 
-def _record(draft: Draft) -> dict[str, object]:
-    header = draft.header
+def read(
+    scope: Scope,
+    drafts: Sequence[Draft],
+    embeddings: Vectors,
+    messages: Sequence[Message],
+    *,
+    model: str,
+) -> Statement[list[MemCube]]:
+    """Store cubes made of messages, and mark these as read.
+
+    Drafts of messages that another reader was quicker to read are left out.
+    """
+    origins = [draft.provenance for draft in drafts]
+    return Statement(
+        sql=_READ,
+        parameters=scope.parameters(
+            **_parameters(drafts, embeddings, model),
+            metadata=[_json(dict(draft.header.metadata)) for draft in drafts],
+            provenance=[_json(provenance_json(origin)) for origin in origins],
+            turn_sessions=[origin.session or "" for origin in origins],
+            turn_messages=[origin.message_ids[0] for origin in origins],
+            owners=[draft.header.owner for draft in drafts],
+            valid_from=[draft.header.valid_from for draft in drafts],
+            sessions=[message.session or "" for message in messages],
+            messages=[message.id for message in messages],
+            kind="ingested",
+        ),
+        read=lambda rows: _cubes(rows, drafts, scope.namespace),
+    )
+
+
+def _parameters(drafts: Sequence[Draft], embeddings: Vectors, model: str) -> dict[str, object]:
+    header = drafts[0].header
     return {
-        "id": str(draft.id),
-        "text": draft.text,
-        "lexical": draft.lexical,
-        "provenance": provenance_json(draft.provenance),
-        "message_ids": draft.provenance.message_ids,
+        "ids": [draft.id for draft in drafts],
+        "texts": [draft.text for draft in drafts],
+        "counts": [draft.words.count for draft in drafts],
+        "words": SparseVectors([draft.words.vector for draft in drafts]),
+        "embeddings": HalfVectors(embeddings),
+        "model": Model(name=model, width=embeddings.shape[1]).as_json(),
         "semantic_type": header.semantic_type,
-        "tags": header.tags,
-        "metadata": dict(header.metadata),
-        "owner": header.owner,
+        "tags": list(header.tags),
         "priority": header.priority,
-        "sensitivity": header.sensitivity,
-        "valid_from": header.valid_from and header.valid_from.isoformat(),
-        "valid_to": header.valid_to and header.valid_to.isoformat(),
+        "sensitivity": list(header.sensitivity),
+        "valid_to": header.valid_to,
         "ttl": header.ttl,
     }
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _cubes(rows: Sequence[Row], drafts: Sequence[Draft], namespace: Namespace) -> list[MemCube]:
+    """Put together what was sent and what the store made of it."""
+    known = {draft.id: draft for draft in drafts}
+    return [_cube(row, known[row["id"]], namespace) for row in rows]
+
+
+def _cube(row: Row, draft: Draft, namespace: Namespace) -> MemCube:
+    header = draft.header
+    return MemCube(
+        id=draft.id,
+        namespace=namespace,
+        kind=Kind.PLAINTEXT,
+        state=State.GENERATED,
+        version=1,
+        text=draft.text,
+        semantic_type=header.semantic_type,
+        tags=header.tags,
+        metadata=row["metadata"],  # jsonb has numbers of its own
+        provenance=draft.provenance,
+        governance=Governance(
+            owner=header.owner,
+            expires_at=row["expires_at"],
+            priority=header.priority,
+            sensitivity=header.sensitivity,
+        ),
+        created_at=row["recorded_at"],
+        updated_at=row["recorded_at"],
+        valid_from=row["valid_from"],
+        valid_to=header.valid_to,
+    )
 
 
 _CLEAR_EXPIRED: LiteralString = (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import LiteralString
 from uuid import UUID
 
-from pgvector import HalfVector
-
 from memos_core.embedder import Model, Vectors
 from memos_core.store.statement import Row, Statement, ignored
+from memos_core.store.vectors import HalfVectors
 
 
 def _model(rows: Sequence[Row]) -> Model | None:
@@ -43,9 +43,9 @@ def claim(model: Model) -> Statement[Model | None]:
 # --- replacing every vector ----------------------------------------------------------------------
 
 _EVERY: LiteralString = """
-    SELECT tenant, id, version, text FROM memos.cube
+    SELECT tenant, id, version, text, recorded_at FROM memos.cube
     UNION ALL
-    SELECT tenant, id, version, text FROM memos.cube_version
+    SELECT tenant, id, version, text, recorded_at FROM memos.cube_version
     """
 # In the order of the primary keys, so that each batch begins where the last one ended.
 _MISSING: LiteralString = (
@@ -54,6 +54,7 @@ _MISSING: LiteralString = (
     + """) AS every
     WHERE (%(tenant)s::text IS NULL OR (tenant, id, version)
             > (%(tenant)s::text COLLATE "C", %(id)s::uuid, %(version)s::integer))
+        AND (%(until)s::timestamptz IS NULL OR recorded_at <= %(until)s::timestamptz)
         AND NOT EXISTS (
             SELECT FROM memos.reembedding AS done
             WHERE (done.tenant, done.id, done.version) = (every.tenant, every.id, every.version)
@@ -91,12 +92,23 @@ class Text:
     text: str
 
 
-def missing(model: Model, *, after: Text | None, limit: int) -> Statement[list[Text]]:
-    """Read texts ``after`` the last one that have no vector of ``model``, old versions too."""
+def moment() -> Statement[datetime]:
+    """Read the server's clock."""
+    return Statement(sql="SELECT now() AS now", parameters={}, read=lambda rows: rows[0]["now"])
+
+
+def missing(
+    model: Model, *, after: Text | None, until: datetime | None, limit: int
+) -> Statement[list[Text]]:
+    """Read texts ``after`` the last one that have no vector of ``model``, old versions too.
+
+    With ``until``, only those written by then: writers that never rest would give no end of them.
+    """
     return Statement(
         sql=_MISSING,
         parameters={
             "model": model.as_json(),
+            "until": until,
             "limit": limit,
             "tenant": after and after.tenant,
             "id": after and after.id,
@@ -131,7 +143,7 @@ _KEEP: LiteralString = """
     INSERT INTO memos.reembedding (tenant, id, version, model, embedding)
     SELECT tenant, id, version, %(model)s::jsonb, embedding
     FROM unnest(
-        %(tenants)s::text[], %(ids)s::uuid[], %(versions)s::integer[], %(embeddings)b::halfvec[]
+        %(tenants)s::text[], %(ids)s::uuid[], %(versions)s::integer[], %(embeddings)s::halfvec[]
     ) AS new (tenant, id, version, embedding)
     JOIN live USING (tenant, id)
     ON CONFLICT DO NOTHING
@@ -148,7 +160,7 @@ def keep(model: Model, texts: Sequence[Text], embeddings: Vectors) -> Statement[
             "tenants": [text.tenant for text in texts],
             "ids": [text.id for text in texts],
             "versions": [text.version for text in texts],
-            "embeddings": [HalfVector(vector) for vector in embeddings],
+            "embeddings": HalfVectors(embeddings),
         },
         read=ignored,
     )

@@ -13,16 +13,9 @@ from memos_core.store.statement import Row, Statement
 from memos_core.store.statements.scope import INSIDE, Scope
 
 _EVENTS: LiteralString = (
-    """
-    SELECT id, at, kind, namespace, caller, cube_ids, details FROM memos.event
-    WHERE (%(kind)s::text IS NULL OR kind = %(kind)s::text)
-        AND (%(cube)s::uuid IS NULL OR cube_ids @> ARRAY[%(cube)s::uuid])
-        AND (%(user)s::text IS NULL OR caller ->> 'user' = %(user)s::text)
-        AND (%(since)s::timestamptz IS NULL OR at >= %(since)s::timestamptz)
-        AND (%(until)s::timestamptz IS NULL OR at < %(until)s::timestamptz) AND """
-    + INSIDE
-    + " ORDER BY at DESC, id DESC LIMIT %(limit)s OFFSET %(offset)s"
+    "SELECT id, at, kind, namespace, caller, cube_ids, details FROM memos.event WHERE " + INSIDE
 )
+_LATEST: LiteralString = " ORDER BY at DESC, id DESC LIMIT %(limit)s OFFSET %(offset)s"
 
 
 def events(
@@ -37,8 +30,15 @@ def events(
     offset: int,
 ) -> Statement[list[Event]]:
     """Read the log, the latest first."""
+    given: list[tuple[object, LiteralString]] = [
+        (kind, " AND kind = %(kind)s"),
+        (cube, " AND cube_ids @> ARRAY[%(cube)s::uuid]"),
+        (user, " AND caller ->> 'user' = %(user)s"),
+        (since, " AND at >= %(since)s"),
+        (until, " AND at < %(until)s"),
+    ]
     return Statement(
-        sql=_EVENTS,
+        sql=_EVENTS + "".join([sql for value, sql in given if value is not None]) + _LATEST,
         parameters=scope.parameters(
             kind=kind, cube=cube, user=user, since=since, until=until, limit=limit, offset=offset
         ),

@@ -142,16 +142,44 @@ def overdue(scope: Scope, *, limit: int) -> Statement[list[Message]]:
     )
 
 
+# Each step jumps to the next name in the index, over all that this one said.
+_SPEAKERS: LiteralString = (
+    """
+    WITH RECURSIVE speaker AS (
+        (SELECT namespace, name FROM memos.message WHERE name IS NOT NULL AND """
+    + INSIDE
+    + """ ORDER BY namespace, name LIMIT 1)
+        UNION ALL
+        SELECT next.namespace, next.name FROM speaker
+        CROSS JOIN LATERAL (
+            SELECT namespace, name FROM memos.message
+            WHERE name IS NOT NULL AND tenant = %(tenant)s AND namespace < %(after)s::text[]
+                AND (namespace, name) > (speaker.namespace, speaker.name)
+            ORDER BY namespace, name LIMIT 1
+        ) AS next
+    )
+    SELECT name FROM speaker LIMIT %(limit)s
+    """
+)
+
+
+def speakers(scope: Scope, *, limit: int) -> Statement[frozenset[str]]:
+    """Read who speaks in a view; where they are very many, some of them."""
+    return Statement(
+        sql=_SPEAKERS,
+        parameters=scope.parameters(limit=limit),
+        read=lambda rows: frozenset(row["name"] for row in rows),
+    )
+
+
 _MESSAGES: LiteralString = """
     SELECT * FROM (
         SELECT * FROM memos.message
-        WHERE (%(session)s::text IS NULL OR session = %(session)s::text)
-            AND (%(retired)s OR retired_at IS NULL) AND forgotten_at IS NULL
+        WHERE (%(retired)s OR retired_at IS NULL) AND forgotten_at IS NULL
             AND tenant = %(tenant)s AND namespace = %(namespace)s::text[]
-        ORDER BY position DESC LIMIT %(limit)s
-    ) AS latest
-    ORDER BY position
     """
+_OF_SESSION: LiteralString = " AND session = %(session)s"
+_LATEST: LiteralString = " ORDER BY position DESC LIMIT %(limit)s) AS latest ORDER BY position"
 
 
 def messages(
@@ -159,7 +187,7 @@ def messages(
 ) -> Statement[list[Message]]:
     """Read the latest ``limit`` messages, the oldest of them first."""
     return Statement(
-        sql=_MESSAGES,
+        sql=_MESSAGES + ("" if session is None else _OF_SESSION) + _LATEST,
         parameters=scope.parameters(session=session, limit=limit, retired=retired),
         read=_messages,
     )

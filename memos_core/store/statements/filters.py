@@ -1,0 +1,82 @@
+"""Whether a cube passes a search's filters, in literal pieces: only those that were asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import LiteralString
+
+# Metadata conditions come as one value, so that no SQL is ever made of what a user wrote.
+_METADATA: LiteralString = """
+    NOT EXISTS (
+        SELECT FROM jsonb_to_recordset(%(conditions)s::jsonb)
+            AS condition (path text[], operator text, value jsonb)
+        CROSS JOIN LATERAL (
+            -- A recordset makes SQL's NULL of JSON's null.
+            SELECT metadata #> path AS found, coalesce(value, 'null') AS wanted
+        ) AS compared
+        WHERE NOT coalesce(
+            CASE operator
+                WHEN '$eq' THEN found = wanted
+                WHEN '$ne' THEN found IS DISTINCT FROM wanted
+                WHEN '$in' THEN found IN (SELECT jsonb_array_elements(wanted))
+                ELSE jsonb_typeof(found) = jsonb_typeof(wanted) AND
+                    CASE operator
+                        WHEN '$gt' THEN found > wanted
+                        WHEN '$gte' THEN found >= wanted
+                        WHEN '$lt' THEN found < wanted
+                        WHEN '$lte' THEN found <= wanted
+                    END
+            END, false)
+    )
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filters:
+    """Which cubes may answer.
+
+    ``conditions`` is a compiled metadata filter. ``valid_at`` None asks for what is true at
+    ``as_of`` or now; ``any_time`` for what was true whenever. Cubes that came from one of the
+    messages ``without`` do not pass.
+    """
+
+    conditions: str | None = None
+    tags: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    kinds: tuple[str, ...] | None = None
+    semantic_type: str | None = None
+    as_of: datetime | None = None
+    valid_at: datetime | None = None
+    any_time: bool = False
+
+    def sql(self) -> LiteralString:
+        """Return the condition; its parameters are this object's fields."""
+        moment: LiteralString = "now()"
+        if self.valid_at is not None:
+            moment = "%(valid_at)s::timestamptz"
+        elif self.as_of is not None:
+            moment = "%(as_of)s::timestamptz"
+        given: list[tuple[bool, LiteralString]] = [
+            (True, "state IN ('generated', 'activated', 'merged', 'frozen')"),
+            (not self.any_time, "(valid_from IS NULL OR valid_from <= " + moment + ")"),
+            (not self.any_time, "(valid_to IS NULL OR valid_to > " + moment + ")"),
+            (bool(self.tags), "tags @> %(tags)s::text[]"),
+            (bool(self.without), "NOT message_ids && %(without)s::text[]"),
+            (self.kinds is not None, "kind = ANY(%(kinds)s::text[])"),
+            (self.semantic_type is not None, "semantic_type = %(semantic_type)s"),
+            (self.conditions is not None, _METADATA),
+        ]
+        return " AND ".join([condition for asked, condition in given if asked])
+
+    def parameters(self) -> dict[str, object]:
+        """Return what ``sql`` refers to."""
+        return {
+            "conditions": self.conditions,
+            "tags": list(self.tags),
+            "without": list(self.without),
+            "kinds": None if self.kinds is None else list(self.kinds),
+            "semantic_type": self.semantic_type,
+            "as_of": self.as_of,
+            "valid_at": self.valid_at,
+        }
