@@ -30,7 +30,7 @@ from memos_core.memos import MemOS
 from memos_core.message import Message
 from memos_core.namespace import Namespace
 from memos_core.prompt import Recall, render_memories
-from memos_core.settings import Settings
+from memos_core.settings import Settings, Weights
 from memos_core.view import View
 
 __all__ = [
@@ -74,5 +74,6 @@ __all__ = [
     "Usage",
     "VersionConflict",
     "View",
+    "Weights",
     "render_memories",
 ]

@@ -77,7 +77,8 @@ def document_vectors(embedder: Embedder, texts: Sequence[str]) -> Vectors:
 
 def question_vectors(embedder: Embedder, texts: Sequence[str]) -> Vectors:
     """Embed questions, in one call; checked and of unit length."""
-    embed = embedder.embed_queries if isinstance(embedder, QueryEmbedder) else embedder.embed
+    # Not isinstance: to check a protocol takes longer than a small embedder's work.
+    embed = getattr(embedder, "embed_queries", embedder.embed)
     return _checked(embed(texts), len(texts), embedder)
 
 

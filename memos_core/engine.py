@@ -41,7 +41,7 @@ T = TypeVar("T")
 _log = logging.getLogger("memos_core")
 REEMBED_BATCH = 1024
 SPEAKERS_SECONDS = 60.0  # after which it is asked again who speaks in a view
-MAX_SPEAKERS = 100  # of one view whose names are looked for in questions
+SPEAKERS_STEPS = 1_000  # names that are looked at, once in each namespace of a view
 MAX_VIEWS = 10_000  # whose speakers are remembered
 _PASSES = 5  # over what others wrote meanwhile, before they are made to wait
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9]*)(\+\w+)?://", re.IGNORECASE)
@@ -67,6 +67,7 @@ class Engine:
         self._stored = store.run(embeddings.stored())
         self._embedder = embedder or default_embedder(self._stored and self._stored.name)
         self.model = name_of(self._embedder)
+        self._changes = 0  # in who speaks
         self._speakers: dict[Namespace, tuple[float, frozenset[str]]] = {}
 
     @classmethod
@@ -149,17 +150,21 @@ class Engine:
     def speakers(self, scope: Scope) -> frozenset[str]:
         """Return who speaks in a view, as it was known within the last minute."""
         asked, names = self._speakers.get(scope.namespace, (-SPEAKERS_SECONDS, frozenset[str]()))
-        now = time.monotonic()
+        now, changes = time.monotonic(), self._changes
         if now - asked >= SPEAKERS_SECONDS:
-            names = self._store.run(log.speakers(scope, limit=MAX_SPEAKERS))
+            names = self._store.run(log.speakers(scope, steps=SPEAKERS_STEPS))
             if len(self._speakers) >= MAX_VIEWS:
                 self._speakers.clear()
-            self._speakers[scope.namespace] = (now, names)
+            if changes == self._changes:  # else others spoke meanwhile
+                self._speakers[scope.namespace] = (now, names)
         return names
 
-    def others_speak(self) -> None:
-        """Ask anew who speaks: something was said or forgotten."""
-        self._speakers.clear()
+    def others_speak(self, namespace: Namespace) -> None:
+        """Ask anew who speaks above and below a namespace: something was said or forgotten."""
+        self._changes += 1
+        for known in list(self._speakers):
+            if all(ours == theirs for ours, theirs in zip(namespace, known, strict=False)):
+                self._speakers.pop(known, None)
 
     def check_model(self) -> None:
         """Refuse a database that another embedder filled.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ class Weights:
     speaker: float = 0.05  # the question names who said it
     assistant: float = -0.05  # it was the assistant who said it
 
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if not math.isfinite(getattr(self, name)):
+                raise InvalidInput(f"weight {name} must be a finite number")
+
 
 DENSE_ALONE = Weights(dense=1, dense_context=0, lexical=0, lexical_context=0)
 
@@ -43,7 +49,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if name == "weights":
+            if name == "weights":  # which checked itself
                 continue
             least, most = _RANGES.get(name, (0, 2**31 - 1))
             value = getattr(self, name)

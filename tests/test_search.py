@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from memos_core import InvalidInput, InvalidText, Kind, MemOS, View
+from memos_core import InvalidInput, InvalidText, Kind, MemOS, Settings, View, Weights
 from memos_core.embedder import document_vectors
 from tests.support import WordEmbedder
 
@@ -53,6 +53,24 @@ def test_a_least_score_cuts_the_tail(view: View) -> None:
     scores = [hit.score for hit in view.search("green tea")]
     assert found(view.search("green tea", min_score=sum(scores) / 2)) == ["green tea"]
     assert view.search("green tea", min_score=1.5) == []
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense", "lexical"])
+@pytest.mark.parametrize("question", ["green tea", "who is it?"])
+def test_a_least_score_holds_in_every_mode(view: View, mode: str, question: str) -> None:
+    view.add(["green tea", "tea", "chess", "who is it"])
+    scores = [hit.score for hit in view.search(question, mode=mode)]
+    for least in (*scores, 0.99):
+        found = [hit.score for hit in view.search(question, mode=mode, min_score=least - 1e-9)]
+        assert found == [score for score in scores if score >= least - 1e-9]
+
+
+def test_a_question_of_stop_words_has_context_and_speakers_too(view: View) -> None:
+    view.ingest([{"role": "user", "name": name, "content": "It is me."} for name in ("Will", "Al")])
+    (hit, other) = view.search("Who is Will?")
+    assert hit.cube.provenance.speaker == "Will"
+    assert set(hit.reasons) == {"dense", "dense_context", "speaker"}
+    assert "speaker" not in other.reasons
 
 
 def test_ranks_by_cosine_exactly(memos: MemOS) -> None:
@@ -204,6 +222,19 @@ def test_modes_ask_one_signal_alone(view: View) -> None:
     assert view.search("the of", mode="lexical") == []
 
 
+def test_weights_are_the_user_s(database: str) -> None:
+    weights = Weights(dense=0.5, dense_context=0, lexical=0.5, lexical_context=0)
+    settings = Settings(weights=weights)
+    with MemOS.open(database, embedder=WordEmbedder(), settings=settings) as memos:
+        view = memos.at("acme")
+        view.add(["red fox", "blue bird"])
+        (fox, _) = view.search("fox")
+        assert fox.reasons["dense"] == pytest.approx(0.5 * 2**-0.5, abs=0.01)
+        assert set(fox.reasons) == {"dense", "lexical"}
+    with pytest.raises(InvalidInput, match="weight dense must be a finite number"):
+        Weights(dense=float("nan"))
+
+
 def test_to_search_by_words_alone_embeds_nothing(database: str) -> None:
     class Once(WordEmbedder):
         def embed(self, texts: list[str]) -> np.ndarray:
@@ -311,6 +342,25 @@ def test_names_are_known_as_soon_as_they_speak(view: View) -> None:
     view.ingest([{"role": "user", "name": "Zoe", "content": "I drink tea."}])
     best = view.search("Does Zoe drink tea?")[0]
     assert best.reasons["speaker"] == pytest.approx(0.05)
+
+
+def test_a_view_of_many_namespaces_knows_all_their_speakers(memos: MemOS) -> None:
+    for number in range(120):
+        turn = {"role": "user", "name": "Bot", "content": "tea"}
+        memos.at("acme", f"u{number}").ingest([turn])
+    memos.at("acme", "u999").ingest([{"role": "user", "name": "Zoe", "content": "tea"}])
+    best = memos.at("acme").search("Does Zoe drink tea?", k=1)[0]
+    assert best.reasons["speaker"] == pytest.approx(0.05)
+
+
+def test_forgotten_speakers_are_unknown_at_once(memos: MemOS) -> None:
+    ann = memos.at("acme", "ann")
+    (cube,) = ann.ingest([{"role": "user", "name": "Zoe", "content": "I drink tea."}])
+    for view in (memos.at("acme"), ann):
+        view.search("Zoe?")
+    ann.forget(cube.id)
+    for view in (memos.at("acme"), ann):
+        assert view.engine.speakers(view._scope) == frozenset()  # noqa: SLF001 it has no other face
 
 
 def test_what_people_said_is_preferred_to_what_assistants_said(view: View) -> None:

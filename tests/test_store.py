@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -264,3 +266,20 @@ def test_threads_share_one_memory(ann: View) -> None:
     with ThreadPoolExecutor(16) as pool:
         assert list(pool.map(work, range(16))) == [f"thing {number}" for number in range(16)]
     assert ann.stats().cubes == 16
+
+
+def test_a_process_with_very_many_files_open_is_served(database: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4096:
+        pytest.skip("this machine allows fewer files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)]
+    try:
+        settings = Settings(pool_timeout=5)
+        with MemOS.open(database, embedder=WordEmbedder(), settings=settings) as memos:
+            memos.at("acme").add("tea")
+            assert memos.at("acme").search("tea")
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

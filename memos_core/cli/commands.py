@@ -21,6 +21,7 @@ from memos_core.errors import InvalidInput, MemOSError
 from memos_core.memos import MemOS
 from memos_core.model.default import DEFAULT_MODEL, embedder_name, load_embedder
 from memos_core.view import View
+from memos_core.view.reading import Mode
 
 INGEST_BATCH = 128  # messages a transaction: a second or so with the default model
 
@@ -149,6 +150,7 @@ def search(
     context: Annotated[int, typer.Option(help="Neighbouring turns to show.")] = 0,
     as_of: AsOf = None,
     valid_at: Annotated[str | None, typer.Option(help='What was true then, or "any".')] = None,
+    mode: Annotated[Mode, typer.Option(help="By meaning, by words, or by both.")] = "hybrid",
     database: Database = None,
     at: At = None,
     raw: AsJson = False,
@@ -169,6 +171,7 @@ def search(
             context=context,
             as_of=as_of,
             valid_at=valid_at,
+            mode=mode,
         )
     _print(found, show.hits(found), raw=raw)
 

@@ -14,6 +14,7 @@ import psycopg
 from pgvector.psycopg import register_vector
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from memos_core import errors
@@ -176,9 +177,17 @@ class Store:
     def _configure(self, connection: psycopg.Connection[Any]) -> None:
         register_vector(connection)
         binary.register(connection)
+        set_json_loads(_json_loads, connection)
         milliseconds = str(int(self._settings.statement_timeout * 1000))
         connection.execute(_SESSION, {"statement_timeout": milliseconds})
 
+
+def _json_loads(data: str | bytes) -> Any:
+    """Read JSON that is UTF-8 for sure: to find out would take as long as to read it."""
+    return _DECODER.decode(data if isinstance(data, str) else data.decode())
+
+
+_DECODER = json.JSONDecoder()
 
 # Whatever the database's or the role's own defaults are. Verbs are planned once a connection, not
 # once a call, and always by an index: the statistics of a table that was just filled say nothing.
@@ -221,8 +230,15 @@ def _check(connection: Connection) -> None:
     A server that ended has closed its side, which a look at the socket tells in 2 µs; a round trip
     would be a fifth of a search.
     """
-    if select.select([connection.fileno()], [], [], 0)[0]:
-        connection.execute("")
+    if _POLL:
+        socket = select.poll()
+        socket.register(connection.fileno(), select.POLLIN)
+        if not socket.poll(0):
+            return
+    connection.execute("")
+
+
+_POLL = hasattr(select, "poll")  # Windows has none
 
 
 @contextmanager

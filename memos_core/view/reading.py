@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 from memos_core.checks import (
@@ -37,7 +37,8 @@ from memos_core.store.statements.filters import Filters
 from memos_core.text import checked_text, excerpt, storable
 from memos_core.view.bound import Bound
 
-_MODES = ("hybrid", "dense", "lexical")
+Mode = Literal["hybrid", "dense", "lexical"]
+_MODES = get_args(Mode)
 
 
 class Reading(Bound):
@@ -75,7 +76,7 @@ class Reading(Bound):
         valid_at: date | str | None = None,
         min_score: float | None = None,
         context: int = 0,
-        mode: Literal["hybrid", "dense", "lexical"] = "hybrid",
+        mode: Mode = "hybrid",
     ) -> list[Hit]:
         """Find what answers a question: the best ``k`` cubes after ``offset``, in one round trip.
 
@@ -122,7 +123,7 @@ class Reading(Bound):
         terms = None if mode == "dense" else terms_of(question)
         named = () if mode == "dense" else names_in(question, engine.speakers(self._scope))
         wanted = search.Query(
-            terms=terms or None,
+            terms=terms,
             vector=None if mode == "lexical" else engine.question(as_statement(question, named)),
             model=engine.model,
             names=tuple(named),
@@ -134,7 +135,7 @@ class Reading(Bound):
             context=checked_count(context, what="context", most=100),
             log=settings.read_events,
         )
-        if wanted.terms is None and wanted.vector is None:
+        if not wanted.terms and wanted.vector is None:
             return []
         return engine.run(search.search(self._scope, wanted))
 

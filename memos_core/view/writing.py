@@ -161,7 +161,7 @@ class Writing(Bound):
         ]
         self._read_overdue()
         if any(message.name for message in unread):
-            self.engine.others_speak()
+            self.engine.others_speak(self.namespace)
         return made
 
     def update(
@@ -255,7 +255,7 @@ class Writing(Bound):
         report = self.engine.run(
             changes.lock(self._scope, wanted), changes.forget(self._scope, wanted)
         )
-        self.engine.others_speak()
+        self.engine.others_speak(self.namespace)
         found = set(report.cubes)
         if missing := [cube for cube in wanted if cube not in found]:
             self._missing(missing)
@@ -271,7 +271,7 @@ class Writing(Bound):
             ids = transaction.run(changes.lock_all(self._scope, session=name))
             report = transaction.run(changes.forget(self._scope, ids))
             others = transaction.run(log.erase(self._scope, session=name))
-        self.engine.others_speak()
+        self.engine.others_speak(self.namespace)
         return replace(report, message_ids=(*report.message_ids, *others))
 
     def retire(self, session: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, LiteralString, cast
 
 from memos_core.cube import Governance, Kind, MemCube, Provenance, State
@@ -38,7 +39,7 @@ def cube_from(row: Row) -> MemCube:
     said_at = origin.pop("said_at", None)
     return MemCube(
         id=row["id"],
-        namespace=Namespace(*row["namespace"]),
+        namespace=_namespace(*row["namespace"]),
         kind=Kind(row["kind"]),
         state=State(row["state"]),
         version=row["version"],
@@ -62,6 +63,12 @@ def cube_from(row: Row) -> MemCube:
         valid_from=row["valid_from"],
         valid_to=row["valid_to"],
     )
+
+
+@lru_cache(maxsize=4096)
+def _namespace(*labels: str) -> Namespace:
+    """Return a stored path; the rows of one answer are mostly of one."""
+    return Namespace(*labels)
 
 
 def cubes_from(rows: Sequence[Row]) -> list[MemCube]:

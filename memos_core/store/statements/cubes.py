@@ -70,8 +70,9 @@ _FACTS: LiteralString = """
 _TURNS: LiteralString = """
     WITH claimed AS (
         UPDATE memos.message SET due_at = NULL
+        FROM unnest(%(sessions)s::text[], %(messages)s::text[]) AS wanted (of_session, of_id)
         WHERE tenant = %(tenant)s AND namespace = %(namespace)s::text[]
-            AND (session, id) IN (SELECT * FROM unnest(%(sessions)s::text[], %(messages)s::text[]))
+            AND session = of_session AND id = of_id
             AND due_at IS NOT NULL AND forgotten_at IS NULL
         RETURNING session, id, position
     ), draft AS (

@@ -30,6 +30,13 @@ _METADATA: LiteralString = """
             END, false)
     )
 """
+# The first message, mostly the only one, is looked up in a hash table.
+_NOT_FROM: LiteralString = """
+    (cardinality(message_ids) = 0 OR (
+        message_ids[1] NOT IN (SELECT unnest(%(without)s::text[]))
+        AND (cardinality(message_ids) = 1 OR NOT message_ids && %(without)s::text[])
+    ))
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +69,7 @@ class Filters:
             (not self.any_time, "(valid_from IS NULL OR valid_from <= " + moment + ")"),
             (not self.any_time, "(valid_to IS NULL OR valid_to > " + moment + ")"),
             (bool(self.tags), "tags @> %(tags)s::text[]"),
-            (bool(self.without), "NOT message_ids && %(without)s::text[]"),
+            (bool(self.without), _NOT_FROM),
             (self.kinds is not None, "kind = ANY(%(kinds)s::text[])"),
             (self.semantic_type is not None, "semantic_type = %(semantic_type)s"),
             (self.conditions is not None, _METADATA),

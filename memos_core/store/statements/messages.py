@@ -76,9 +76,12 @@ _LOG: LiteralString = """
     )
     SELECT * FROM logged WHERE due_at IS NOT NULL
     UNION ALL
-    SELECT * FROM memos.message
-    WHERE (session, id) IN (SELECT session, id FROM sent) AND due_at IS NOT NULL
-        AND tenant = %(tenant)s AND namespace = %(namespace)s::text[]
+    SELECT known.* FROM sent CROSS JOIN LATERAL (
+        SELECT * FROM memos.message
+        WHERE tenant = %(tenant)s AND namespace = %(namespace)s::text[]
+            AND session = sent.session AND id = sent.id AND due_at IS NOT NULL
+        OFFSET 0
+    ) AS known
     ORDER BY position
     """
 
@@ -124,7 +127,7 @@ _OVERDUE: LiteralString = """
     UPDATE memos.message SET
         attempts = attempts + 1,
         due_at = now() + interval '1 minute' * 2 ^ least(attempts + 1, 10)
-    WHERE (session, id) IN (SELECT session, id FROM due)
+    WHERE (session, id) IN (SELECT session, id FROM due) AND due_at < now()
         AND tenant = %(tenant)s AND namespace = %(namespace)s::text[]
     RETURNING *
     """
@@ -142,7 +145,8 @@ def overdue(scope: Scope, *, limit: int) -> Statement[list[Message]]:
     )
 
 
-# Each step jumps to the next name in the index, over all that this one said.
+# Each step jumps to the next name in the index, over all that this one said. Two branches, since by
+# one comparison of pairs the planner would rather sort the namespace.
 _SPEAKERS: LiteralString = (
     """
     WITH RECURSIVE speaker AS (
@@ -152,22 +156,27 @@ _SPEAKERS: LiteralString = (
         UNION ALL
         SELECT next.namespace, next.name FROM speaker
         CROSS JOIN LATERAL (
-            SELECT namespace, name FROM memos.message
-            WHERE name IS NOT NULL AND tenant = %(tenant)s AND namespace < %(after)s::text[]
-                AND (namespace, name) > (speaker.namespace, speaker.name)
-            ORDER BY namespace, name LIMIT 1
+            (SELECT namespace, name FROM memos.message
+             WHERE tenant = %(tenant)s AND namespace = speaker.namespace AND name > speaker.name
+             ORDER BY name LIMIT 1)
+            UNION ALL
+            (SELECT namespace, name FROM memos.message
+             WHERE name IS NOT NULL AND tenant = %(tenant)s
+                AND namespace > speaker.namespace AND namespace < %(after)s::text[]
+             ORDER BY namespace, name LIMIT 1)
+            LIMIT 1
         ) AS next
     )
-    SELECT name FROM speaker LIMIT %(limit)s
+    SELECT DISTINCT name FROM (SELECT name FROM speaker LIMIT %(steps)s) AS visited
     """
 )
 
 
-def speakers(scope: Scope, *, limit: int) -> Statement[frozenset[str]]:
-    """Read who speaks in a view; where they are very many, some of them."""
+def speakers(scope: Scope, *, steps: int) -> Statement[frozenset[str]]:
+    """Read who speaks in a view; each of its namespaces costs a step for each name."""
     return Statement(
         sql=_SPEAKERS,
-        parameters=scope.parameters(limit=limit),
+        parameters=scope.parameters(steps=steps),
         read=lambda rows: frozenset(row["name"] for row in rows),
     )
 

@@ -61,7 +61,7 @@ def mask(terms: Terms) -> LiteralString:
     parts: list[LiteralString] = [part for part, _ in zip(_MASKS, terms.masks(), strict=False)]
     if terms.patterns:
         parts.append(_PATTERNS)
-    return " | ".join(parts)
+    return " | ".join(parts) if parts else "0::bigint"
 
 
 # How often each term occurs, from the rows themselves. The groups are few: most rows have none of
@@ -127,7 +127,10 @@ _WEIGHED: LiteralString = """
 # the factor of n can be stored with the text. What stands alone is its own context.
 def signals(terms: Terms) -> LiteralString:
     """Return the CTEs from ``corpus`` and ``frequency`` to ``signal``."""
-    total = " + ".join([part for part, _ in zip(_SUMS, range(0, len(terms), 6), strict=False)])
+    sums: list[LiteralString] = [
+        part for part, _ in zip(_SUMS, range(0, len(terms), 6), strict=False)
+    ]
+    total: LiteralString = " + ".join(sums) if sums else "0"
     bm25 = (
         "CASE WHEN mask = 0 THEN 0 ELSE ("
         + total

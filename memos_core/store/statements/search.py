@@ -73,6 +73,7 @@ _FETCH_THEN: LiteralString = (
 )
 _SAME_MODEL: LiteralString = "memos.embedded_by(%(model)s::jsonb)"  # asked once a statement
 _DISTANCE: LiteralString = "embedding <=> (%(embedding)s::halfvec[])[1]"
+_ENOUGH: LiteralString = "%(dense)s * (1 - (" + _DISTANCE + ")) >= %(min_score)s"
 _LOGGED: LiteralString = (
     """, logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
@@ -116,6 +117,7 @@ def search(scope: Scope, query: Query) -> Statement[list[Hit]]:
         min_score=query.min_score,
         context=query.context,
         names=list(query.names),
+        **asdict(query.weights),
         **query.filters.parameters(),
     )
     if query.vector is not None:
@@ -126,7 +128,7 @@ def search(scope: Scope, query: Query) -> Statement[list[Hit]]:
         sql, read = _by_vector(query), _read_by_vector
     else:
         sql, read = _by_both(query, query.terms), _read_by_both
-        parameters |= ranking.parameters(query.terms) | _weights(query.weights)
+        parameters |= ranking.parameters(query.terms)
     return Statement(sql=sql, parameters=parameters, read=lambda rows: read(rows, query))
 
 
@@ -160,6 +162,7 @@ def _by_vector(query: Query) -> LiteralString:
         + _SAME_MODEL
         + " AND "
         + query.filters.sql()
+        + ("" if query.min_score is None else " AND " + _ENOUGH)
         + """
             ORDER BY distance, id LIMIT %(k)s OFFSET %(offset)s
         ) AS nearest
@@ -236,10 +239,6 @@ _SCORED: LiteralString = """
             LIMIT %(k)s OFFSET %(offset)s
         ) AS page, ranks
     )"""
-
-
-def _weights(weights: Weights) -> dict[str, object]:
-    return dict(asdict(weights))
 
 
 def _read_by_vector(rows: Sequence[Row], query: Query) -> list[Hit]:
