@@ -25,6 +25,7 @@ from memos_core import (
 )
 from tests.support import WordEmbedder
 
+SOON = 60  # seconds that no test takes
 INJECTIONS = [
     "'; DROP SCHEMA memos CASCADE; --",
     '"; DELETE FROM memos.cube; --',
@@ -210,6 +211,8 @@ def _as_turn(message: Message) -> dict[str, Any]:
 def test_update(guarded: MemOS, text: str | None, header: dict[str, Any], mode: Any) -> None:
     view = guarded.at("updated")
     header.pop("source", None)
+    if isinstance(ttl := header.get("ttl"), int | float) and 0 < ttl < SOON:
+        header["ttl"] = SOON  # else it expires before the test ends, and rightly
     cube = view.add("as it was", metadata={"a": 1})
     changed = attempted(lambda: view.update(cube.id, text, mode=mode, **header))
     if changed is None:

@@ -268,6 +268,12 @@ def test_threads_share_one_memory(ann: View) -> None:
     assert ann.stats().cubes == 16
 
 
+def test_texts_survive_an_address_with_another_encoding(database: str) -> None:
+    with MemOS.open(f"{database}&client_encoding=latin1", embedder=WordEmbedder()) as memos:
+        cubes = memos.at("acme").add(["Größe 東京 🦜", "tea"])
+        assert memos.at("acme").get(cubes[0].id).text == "Größe 東京 🦜"
+
+
 def test_a_process_with_very_many_files_open_is_served(database: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 4096:

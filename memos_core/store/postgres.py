@@ -200,6 +200,7 @@ _SESSION: LiteralString = """
         set_config('work_mem', '64MB', false),
         set_config('plan_cache_mode', 'force_generic_plan', false),
         set_config('enable_seqscan', 'off', false),
+        set_config('client_encoding', 'UTF8', false),
         set_config('timezone', 'UTC', false),
         set_config('datestyle', 'ISO', false)
     """

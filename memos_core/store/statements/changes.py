@@ -12,10 +12,10 @@ from uuid import UUID
 from memos_core.cube import MemCube
 from memos_core.embedder import Model, Vectors
 from memos_core.hit import ForgetReport
+from memos_core.store.arrays import HalfVectors, SparseVector
 from memos_core.store.statement import Row, Statement, ignored
 from memos_core.store.statements.columns import COLUMNS, first_cube
 from memos_core.store.statements.scope import INSIDE, Scope
-from memos_core.store.vectors import HalfVectors, SparseVector
 from memos_core.words import Words
 
 # The row to change, once it is locked and still at the version that the caller saw, and the moment

@@ -14,6 +14,7 @@ from memos_core.cube import Governance, Kind, MemCube, Provenance, State, Usage
 from memos_core.embedder import Model, Vectors
 from memos_core.message import Message
 from memos_core.namespace import Namespace
+from memos_core.store.arrays import HalfVectors, SparseVectors, Texts, Uuids
 from memos_core.store.statement import Row, Statement, ignored
 from memos_core.store.statements.columns import (
     COLUMNS,
@@ -24,7 +25,6 @@ from memos_core.store.statements.columns import (
     provenance_json,
 )
 from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, Scope
-from memos_core.store.vectors import HalfVectors, SparseVectors
 from memos_core.words import Words
 
 
@@ -117,7 +117,8 @@ _ADDED: LiteralString = (
     """
 )
 _LOGGED: LiteralString = " FROM added HAVING count(*) > 0) SELECT * FROM added"
-_ADD: LiteralString = _FACTS + _ADDED + "'{}'::jsonb" + _LOGGED
+# One row says what the store made of all: they have one header.
+_ADD: LiteralString = _FACTS + _ADDED + "'{}'::jsonb" + _LOGGED + " LIMIT 1"
 _READ: LiteralString = (
     _TURNS + _ADDED + "jsonb_build_object('messages', (SELECT count(*) FROM claimed))" + _LOGGED
 )
@@ -138,7 +139,7 @@ def add(
             valid_from=header.valid_from,
             kind="added",
         ),
-        read=lambda rows: _cubes(rows, drafts, scope.namespace),
+        read=lambda rows: [_cube(rows[0], draft, scope.namespace) for draft in drafts],
     )
 
 
@@ -169,15 +170,15 @@ def read(
             messages=[message.id for message in messages],
             kind="ingested",
         ),
-        read=lambda rows: _cubes(rows, drafts, scope.namespace),
+        read=lambda rows: _those_of(rows, drafts, scope.namespace),
     )
 
 
 def _parameters(drafts: Sequence[Draft], embeddings: Vectors, model: str) -> dict[str, object]:
     header = drafts[0].header
     return {
-        "ids": [draft.id for draft in drafts],
-        "texts": [draft.text for draft in drafts],
+        "ids": Uuids([draft.id for draft in drafts]),
+        "texts": Texts([draft.text for draft in drafts]),
         "counts": [draft.words.count for draft in drafts],
         "words": SparseVectors([draft.words.vector for draft in drafts]),
         "embeddings": HalfVectors(embeddings),
@@ -195,13 +196,13 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _cubes(rows: Sequence[Row], drafts: Sequence[Draft], namespace: Namespace) -> list[MemCube]:
-    """Put together what was sent and what the store made of it."""
+def _those_of(rows: Sequence[Row], drafts: Sequence[Draft], namespace: Namespace) -> list[MemCube]:
     known = {draft.id: draft for draft in drafts}
     return [_cube(row, known[row["id"]], namespace) for row in rows]
 
 
 def _cube(row: Row, draft: Draft, namespace: Namespace) -> MemCube:
+    """Put together what was sent and what the store made of it."""
     header = draft.header
     return MemCube(
         id=draft.id,
@@ -212,7 +213,7 @@ def _cube(row: Row, draft: Draft, namespace: Namespace) -> MemCube:
         text=draft.text,
         semantic_type=header.semantic_type,
         tags=header.tags,
-        metadata=row["metadata"],  # jsonb has numbers of its own
+        metadata=dict(row["metadata"]),  # jsonb has numbers of its own
         provenance=draft.provenance,
         governance=Governance(
             owner=header.owner,

@@ -9,8 +9,8 @@ from typing import LiteralString
 from uuid import UUID
 
 from memos_core.embedder import Model, Vectors
+from memos_core.store.arrays import HalfVectors
 from memos_core.store.statement import Row, Statement, ignored
-from memos_core.store.vectors import HalfVectors
 
 
 def _model(rows: Sequence[Row]) -> Model | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import LiteralString
 
 from memos_core.question import Terms
-from memos_core.store.vectors import SparseVector
+from memos_core.store.arrays import SparseVector
 from memos_core.words import HALF
 
 CONTEXT_WORDS = 60  # a neighbour with more is a document of its own, and no context

@@ -11,13 +11,13 @@ from memos_core.hit import Hit
 from memos_core.message import Message
 from memos_core.question import Terms
 from memos_core.settings import Weights
+from memos_core.store.arrays import HalfVectors
 from memos_core.store.statement import Row, Statement
 from memos_core.store.statements import ranking
 from memos_core.store.statements.columns import COLUMNS, SEARCHED, cube_from
 from memos_core.store.statements.filters import Filters
 from memos_core.store.statements.messages import message_from
 from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, Scope
-from memos_core.store.vectors import HalfVectors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

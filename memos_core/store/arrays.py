@@ -1,9 +1,10 @@
-"""Vectors as parameters of statements; ``binary`` says how they travel."""
+"""Long arrays as parameters of statements; ``binary`` says how they travel."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from memos_core.embedder import Vectors
 
@@ -27,3 +28,17 @@ class SparseVectors:
     """Several, as a ``sparsevec[]``."""
 
     vectors: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Uuids:
+    """Ids, as a ``uuid[]``."""
+
+    ids: Sequence[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts, as a ``text[]``."""
+
+    texts: Sequence[str]
