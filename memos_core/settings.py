@@ -12,10 +12,10 @@ from memos_core.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
-    """What each signal adds to a hit's score; the first four sum to 1 for a text by itself.
+    """How much each signal counts in a hit's score.
 
-    Cosines and BM25 shares are at most 1. Chosen on five LoCoMo conversations and rounded
-    (docs/benchmarks.md); what they were not chosen on is in docs/decisions/0007.
+    Cosines and BM25 are at most 1, and so is the score of a memory that stands alone. The weights
+    were chosen on five LoCoMo conversations (docs/decisions/0007, docs/benchmarks.md).
     """
 
     dense: float = 0.4  # cosine of question and memory
