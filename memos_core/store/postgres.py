@@ -229,7 +229,7 @@ def _check(connection: Connection) -> None:
     """Tell the pool whether a connection still lives, so that a restarted server is no error.
 
     A server that ended has closed its side, which a look at the socket tells in 2 µs; a round trip
-    would be a fifth of a search.
+    would be a tenth of a search.
     """
     if _POLL:
         socket = select.poll()
