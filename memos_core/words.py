@@ -58,18 +58,15 @@ class Words:
 def words_of(text: str) -> Words:
     """Return the words of a text to be stored."""
     found = list(terms_in(text))
-    places = sorted(set(found))
+    counted = Counter(found)
+    if len(counted) > MAX_TERMS:
+        counted = Counter(dict(counted.most_common(MAX_TERMS)))
+    places = sorted(counted)
     values = _ONE * len(places)
     if len(places) < len(found):
-        counted = Counter(found)
-        if len(places) > MAX_TERMS:
-            places = sorted(place for place, _ in counted.most_common(MAX_TERMS))
-            values = _ONE * MAX_TERMS
-        repeated = [place for place in places if counted[place] > 1]
-        values += _floats([_saturation(counted[place]) - 1 for place in repeated])
-        places += [place + HALF for place in repeated]
-    elif len(places) > MAX_TERMS:
-        places, values = places[:MAX_TERMS], values[: 4 * MAX_TERMS]
+        again = [place for place in places if counted[place] > 1]
+        values += _floats([_saturation(counted[place]) - 1 for place in again])
+        places += [place + HALF for place in again]
     return Words(vector=_packed(places, values), count=len(found))
 
 
