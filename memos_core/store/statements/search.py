@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, LiteralString, cast
 
+from pgvector import HalfVector
+
 from memos_core.embedder import Model, Vectors
 from memos_core.hit import Hit
 from memos_core.message import Message
 from memos_core.question import Terms
 from memos_core.settings import Weights
-from memos_core.store.arrays import HalfVectors
 from memos_core.store.statement import Row, Statement
 from memos_core.store.statements import ranking
 from memos_core.store.statements.columns import COLUMNS, SEARCHED, cube_from
@@ -72,7 +73,7 @@ _FETCH_THEN: LiteralString = (
     + " OFFSET 0"
 )
 _SAME_MODEL: LiteralString = "memos.embedded_by(%(model)s::jsonb)"  # asked once a statement
-_DISTANCE: LiteralString = "embedding <=> (%(embedding)s::halfvec[])[1]"
+_DISTANCE: LiteralString = "embedding <=> %(embedding)b::halfvec"
 _ENOUGH: LiteralString = "%(dense)s * (1 - (" + _DISTANCE + ")) >= %(min_score)s"
 _LOGGED: LiteralString = (
     """, logged AS (
@@ -122,7 +123,7 @@ def search(scope: Scope, query: Query) -> Statement[list[Hit]]:
     )
     if query.vector is not None:
         width = query.vector.shape[1]
-        parameters["embedding"] = HalfVectors(query.vector)
+        parameters["embedding"] = HalfVector(query.vector[0])
         parameters["model"] = Model(name=query.model, width=width).as_json()
     if query.terms is None:
         sql, read = _by_vector(query), _read_by_vector
