@@ -222,6 +222,23 @@ def test_modes_ask_one_signal_alone(view: View) -> None:
     assert view.search("the of", mode="lexical") == []
 
 
+@pytest.mark.parametrize("mode", ["hybrid", "dense"])
+def test_a_question_is_embedded_as_a_statement(database: str, mode: str) -> None:
+    asked: list[str] = []
+
+    class Listening(WordEmbedder):
+        def embed_queries(self, texts: list[str]) -> np.ndarray:
+            asked.extend(texts)
+            return self.embed(texts)
+
+    with MemOS.open(database, embedder=Listening()) as memos:
+        memos.ingest([{"role": "user", "name": "Ann", "content": "I moved house."}])
+        memos.search("When did Ann move house?", mode=mode)
+        with pytest.raises(InvalidInput, match="k must be"):
+            memos.search("Why?", k=-1, mode=mode)
+    assert asked == ["I move house"], "and nothing for what is refused"
+
+
 def test_weights_are_the_user_s(database: str) -> None:
     weights = Weights(dense=0.5, dense_context=0, lexical=0.5, lexical_context=0)
     settings = Settings(weights=weights)

@@ -81,9 +81,10 @@ class Reading(Bound):
         """Find what answers a question: the best ``k`` cubes after ``offset``, in one round trip.
 
         A hit's score is a weighted sum (``Settings.weights``) of cosine similarity and of BM25, of
-        the memory itself and together with the two turns said before and after it. ``mode``
-        "dense" ranks by cosine alone, and the score is the cosine; "lexical" by words alone, and
-        embeds nothing.
+        the memory itself and together with the two turns said before and after it. What is
+        embedded is the question as a statement: "When did Ann move house?" as "I move house",
+        where Ann is one who speaks in this view. ``mode`` "dense" ranks by cosine alone, and the
+        score is the cosine; "lexical" by words alone, and embeds nothing.
 
         The lexical part knows English word forms ("moved" finds "moving"), matches words of other
         spaced languages as they are written, whatever their case, and sees scripts without spaces
@@ -107,6 +108,10 @@ class Reading(Bound):
         """
         if mode not in _MODES:
             raise InvalidInput(f"mode is one of {', '.join(_MODES)}, not {mode!r}")
+        count = checked_count(k, what="k")
+        skipped = checked_count(offset, what="offset", most=10**9)
+        least = checked_score(min_score)
+        neighbours = checked_count(context, what="context", most=100)
         engine, settings = self.engine, self.engine.settings
         question = excerpt(checked_text(query, limit=settings.max_message, what="query"))
         moment = None if valid_at == "any" else checked_time(valid_at, what="valid_at")
@@ -121,7 +126,7 @@ class Reading(Bound):
             any_time=valid_at == "any",
         )
         terms = None if mode == "dense" else terms_of(question)
-        named = () if mode == "dense" else names_in(question, engine.speakers(self._scope))
+        named = names_in(question, engine.speakers(self._scope))
         wanted = search.Query(
             terms=terms,
             vector=None if mode == "lexical" else engine.question(as_statement(question, named)),
@@ -129,10 +134,10 @@ class Reading(Bound):
             names=tuple(named),
             filters=filters,
             weights=DENSE_ALONE if mode == "dense" else settings.weights,
-            k=checked_count(k, what="k"),
-            offset=checked_count(offset, what="offset", most=10**9),
-            min_score=checked_score(min_score),
-            context=checked_count(context, what="context", most=100),
+            k=count,
+            offset=skipped,
+            min_score=least,
+            context=neighbours,
             log=settings.read_events,
         )
         if not wanted.terms and wanted.vector is None:
