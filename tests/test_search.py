@@ -128,6 +128,27 @@ def test_ranks_words_by_bm25(memos: MemOS) -> None:
         assert hits[text].reasons["lexical"] == pytest.approx(0.2 * bm25(document), rel=1e-5)
 
 
+@pytest.mark.parametrize("count", [6, 7, 24, 25, 37, 48])
+def test_every_word_of_a_long_question_counts(memos: MemOS, count: int) -> None:
+    """Words are looked up six at a time, in masks of 24: none may fall between two."""
+    words = [f"w{number}" for number in range(count)]
+    rng = random.Random(count)
+    documents = [rng.sample(words, rng.randint(1, count)) for _ in range(40)] + [["x"]]
+    view = memos.at("acme")
+    view.add([" ".join(document) for document in documents])
+    mean = sum(map(len, documents)) / len(documents)
+    idf = {}
+    for word in words:
+        containing = sum(word in document for document in documents)
+        idf[word] = np.log(1 + (len(documents) - containing + 0.5) / (containing + 0.5))
+    hits = {hit.text: hit for hit in view.search(" ".join(words), k=100, mode="lexical")}
+    for document in documents[:-1]:
+        share = sum(idf[word] for word in document) / sum(idf.values())
+        expected = 0.2 * share / (1 + 1.2 * (0.25 + 0.75 * len(document) / mean))
+        assert hits[" ".join(document)].reasons["lexical"] == pytest.approx(expected, rel=1e-5)
+    assert hits["x"].reasons == {}
+
+
 def test_rare_words_count_more_than_frequent_ones(memos: MemOS) -> None:
     view = memos.at("acme")
     view.add([f"the meeting was on day {number}" for number in range(30)])
@@ -336,6 +357,13 @@ def test_context_follows_forgetting_and_later_turns(view: View) -> None:
     view.forget(cubes[2].id)
     near = {hit.text for hit in view.search("Oslo", mode="lexical") if hit.reasons}
     assert near == set(), "nothing of what was forgotten stays with its neighbours"
+
+
+def test_context_reaches_two_turns_both_ways(view: View) -> None:
+    lines = ["One.", "Two.", "Three.", "Okapi.", "Five.", "Six.", "Seven."]
+    view.ingest(lines, session="monday")
+    near = {hit.text for hit in view.search("okapi", mode="lexical") if hit.reasons}
+    assert near == set(lines[1:6])
 
 
 def test_a_long_neighbour_is_no_context(view: View) -> None:
