@@ -19,6 +19,15 @@ from tests.support import Awaited, WordEmbedder, let_others_enter, url
 TEMPLATE = "memos_template"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def event_loop_of_main_thread() -> Iterator[None]:
+    """Keep LlamaIndex's blocking calls from making a loop that nobody closes."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.close()
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server that may be filled at will; MEMOS_TEST_DATABASE names another."""
