@@ -85,6 +85,7 @@ class AsyncView:
     retire = _awaited(View.retire)
     events = _awaited(View.events)
     stats = _awaited(View.stats)
+    build_index = _awaited(View.build_index)
 
 
 class AsyncMemOS(AsyncView):

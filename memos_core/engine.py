@@ -25,6 +25,7 @@ from memos_core.embedder import (
     wrong_model,
 )
 from memos_core.errors import Closed, InvalidInput
+from memos_core.indexing import Indexing
 from memos_core.model.default import default_embedder
 from memos_core.namespace import Namespace
 from memos_core.settings import Settings, where_from
@@ -59,6 +60,7 @@ class Engine:
         release: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
+        self.indexing = Indexing(store, settings)
         self._store = store
         self._release = release
         self._threads: ThreadPoolExecutor | None = None
@@ -107,6 +109,7 @@ class Engine:
             self._closed = True
         if self._threads is not None:
             self._threads.shutdown()
+        self.indexing.close()
         self._store.close()
         self._release()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
 from memos_core.cube import MemCube
@@ -19,9 +20,9 @@ class Hit:
     ``score`` is the sum of the shares in ``reasons``, which are named as in ``Weights``; a signal
     that adds nothing is left out. ``dense_rank`` and ``lexical_rank`` count from 1 among all cubes
     that were scored; ``dense_rank`` is None where only words were asked for, ``lexical_rank``
-    where none of them occurs. ``message_ids`` are the turns
-    the cube came from. ``context`` holds those turns and their neighbours where they were asked
-    for, in the order they were said.
+    where none of them occurs. ``route`` tells whether every memory of the view was scored, or those
+    that its search index proposed. ``message_ids`` are the turns the cube came from. ``context``
+    holds those turns and their neighbours where they were asked for, in the order they were said.
     """
 
     cube: MemCube
@@ -29,6 +30,7 @@ class Hit:
     dense_rank: int | None
     lexical_rank: int | None
     reasons: Mapping[str, float]
+    route: Literal["exact", "index"] = "exact"
     context: tuple[Message, ...] = ()
 
     @property
@@ -69,12 +71,17 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stats:
-    """How much a view holds, without what has expired; ``bytes`` is the whole database on disk."""
+    """How much a view holds, without what has expired.
+
+    ``indexed`` is how many memories its search index holds, None where it has none. ``bytes`` is
+    the whole database on disk.
+    """
 
     cubes: int
     versions: int
     messages: int
     events: int
+    indexed: int | None
     bytes: int
     embedder: str | None
     width: int | None

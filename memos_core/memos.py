@@ -42,7 +42,7 @@ class MemOS(View):
         """Open a memory.
 
         ``where`` is a ``postgresql://`` URL or libpq's ``host=… dbname=…`` (PostgreSQL 15 or later
-        with pgvector 0.7 or later), or a folder in which a private PostgreSQL runs while anyone
+        with pgvector 0.8 or later), or a folder in which a private PostgreSQL runs while anyone
         uses it; by default what the environment's ``MEMOS_DATABASE`` names, else a folder of this
         user. The schema is brought up to date.
 

@@ -44,6 +44,7 @@ class Settings:
     startup_timeout: float = 300.0  # the embedded server may have to recover from a crash first
     max_text: int = 65_536  # of one cube, and no more: the worst text so long fits a tsvector
     max_message: int = 1_000_000  # of one message; the reader splits it into several cubes
+    exact_limit: int = 10_000  # memories a view may hold before search uses an index of it
     weights: Weights = Weights()  # of the signals in a hit's score
     read_events: bool = True  # whether get and search are written to the event log
 

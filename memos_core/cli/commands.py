@@ -282,6 +282,14 @@ def stats(database: Database = None, at: At = None, raw: AsJson = False) -> None
 
 
 @app.command()
+def index(database: Database = None, at: At = None, raw: AsJson = False) -> None:
+    """Build the search index of a large namespace now, or bring it up to date."""
+    with _view(database, at, "building the search index") as view:
+        count = view.build_index()
+    _print({"indexed": count}, Text(f"{count:,} memories in the search index"), raw=raw)
+
+
+@app.command()
 def reembed(
     model: Annotated[
         str | None, typer.Option(help="A sentence-transformers model. [default: all-MiniLM-L6-v2]")

@@ -77,6 +77,8 @@ def stats(counted: Stats) -> RenderableType:
     table.add_column(style="dim", justify="right")
     table.add_column()
     table.add_row("cubes", f"{counted.cubes:,} in {counted.versions:,} versions")
+    if counted.indexed is not None:
+        table.add_row("in its search index", f"{counted.indexed:,}")
     table.add_row("messages", f"{counted.messages:,}")
     table.add_row("events", f"{counted.events:,}")
     table.add_row("database", f"{counted.bytes / 1e6:,.1f} MB")
@@ -101,10 +103,11 @@ def _hit(place: int, hit: Hit) -> RenderableType:
 
 def _signals(hit: Hit) -> str:
     ranks = {"dense": hit.dense_rank, "lexical": hit.lexical_rank}
-    return "  ".join(
+    shares = [
         f"{name} {share:.2f}" + (f" (#{rank})" if (rank := ranks.get(name)) else "")
         for name, share in hit.reasons.items()
-    )
+    ]
+    return "  ".join([*shares, *(["by index"] if hit.route == "index" else [])])
 
 
 def _context(hit: Hit) -> list[Text]:

@@ -12,7 +12,7 @@ import psycopg
 from memos_core.errors import MigrationError, UnsupportedServer
 
 OLDEST_POSTGRES = 150000  # as server_version_num: 15.0
-OLDEST_VECTOR = (0, 7)  # the first with halfvec
+OLDEST_VECTOR = (0, 8)  # the first with iterative scans
 _LOCK_KEY = 0x6D656D6F73  # "memos"
 
 
@@ -113,7 +113,7 @@ def _check_vector(connection: psycopg.Connection[tuple[object, ...]]) -> None:
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
     except (psycopg.errors.UndefinedFile, psycopg.errors.FeatureNotSupported) as error:
         raise UnsupportedServer(
-            "this server has no pgvector: install it (github.com/pgvector/pgvector), 0.7 or later"
+            "this server has no pgvector: install it (github.com/pgvector/pgvector), 0.8 or later"
         ) from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise UnsupportedServer(
@@ -126,7 +126,7 @@ def _check_vector(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     version = str(row[0]) if row else "0"
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_VECTOR:
         raise UnsupportedServer(
-            f"pgvector {version} is too old: MemOS needs 0.7 or later; after installing it, "
+            f"pgvector {version} is too old: MemOS needs 0.8 or later; after installing it, "
             'run "ALTER EXTENSION vector UPDATE"'
         )
 

@@ -23,12 +23,14 @@ from memos_core.settings import Settings
 from memos_core.store import binary
 from memos_core.store.migrate import make_event_partitions, migrate
 from memos_core.store.statement import Statement
+from memos_core.store.statements.candidates import DEPTH
 
 T = TypeVar("T")
 Connection = psycopg.Connection[dict[str, Any]]
 
 _WRONG_MODEL = "ME001"  # raised by memos.embedded_by
 _RETRIES = 3  # of a transaction that collided with another: it was rolled back, nothing is lost
+_CANCEL_SECONDS = 0.2  # between two attempts to end a session's statement
 _COLLISION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _NO_CONNECTION = (
     psycopg.errors.ConnectionException,
@@ -50,6 +52,34 @@ class Transaction:
         return statement.read(rows)
 
 
+class Session(Transaction):
+    """Statements that are transactions by themselves, on a connection of their own."""
+
+    def __init__(self, connection: Connection, store: Store) -> None:
+        super().__init__(connection)
+        self._store = store
+
+    def run(self, statement: Statement[T], /) -> T:
+        """Run a statement and return its answer.
+
+        Raises:
+            Closed: the store was closed before it ended, and nothing was written.
+            As ``Store.run``.
+        """
+        with translated(self._store.settings):
+            self._store.check_open()
+            try:
+                return super().run(statement)
+            except psycopg.errors.QueryCanceled:
+                self._store.check_open()
+                raise
+
+    def cancel(self) -> None:
+        """Cancel the statement at work, from another thread."""
+        with contextlib.suppress(psycopg.Error):
+            self._connection.cancel_safe()
+
+
 class Store:
     """A pool of connections to one migrated database.
 
@@ -60,9 +90,10 @@ class Store:
     """
 
     def __init__(self, dsn: str, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._idle = threading.Condition()
         self._busy = 0
+        self._sessions: set[Session] = set()
         self._closed = False
         with translated(settings):
             self._dsn = _patient(dsn, settings)
@@ -114,7 +145,7 @@ class Store:
             with self._transaction(timeout) as transaction:
                 return [transaction.run(one) for one in (statement, *others)][-1]
 
-        with translated(self._settings):
+        with translated(self.settings):
             for _ in range(_RETRIES):
                 with contextlib.suppress(*_COLLISION):
                     return attempt()
@@ -127,29 +158,67 @@ class Store:
         Raises:
             As ``run``; a collision with another transaction is not tried again.
         """
-        with translated(self._settings), self._transaction(timeout) as transaction:
+        with translated(self.settings), self._transaction(timeout) as transaction:
             yield transaction
 
+    @contextmanager
+    def session(self) -> Generator[Session]:
+        """Run statements for as long as they take, until the store is closed.
+
+        Raises:
+            StoreUnavailable: no connection can be had.
+        """
+        with translated(self.settings), self._apart() as connection:
+            session = Session(connection, self)
+            with self._idle:
+                self.check_open()
+                self._sessions.add(session)
+            try:
+                yield session
+            finally:
+                with self._idle:
+                    self._sessions.discard(session)
+                    self._idle.notify_all()
+
+    def check_open(self) -> None:
+        """Refuse what comes after ``close``.
+
+        Raises:
+            Closed: it did.
+        """
+        if self._closed:
+            raise errors.Closed
+
     def close(self) -> None:
-        """Close every connection, once the statements at work have ended."""
+        """Close every connection, once the statements at work have ended; cancel the sessions'."""
         with self._idle:
             self._closed = True
             self._idle.wait_for(lambda: not self._busy)
+            while self._sessions:
+                for session in self._sessions:
+                    session.cancel()
+                self._idle.wait(_CANCEL_SECONDS)  # one may have been between two statements
         self._pool.close()
+
+    @contextmanager
+    def _apart(self) -> Generator[Connection]:
+        with Connection.connect(self._dsn, autocommit=True, row_factory=dict_row) as connection:
+            self._configure(connection)
+            connection.execute(_MAINTENANCE, {"timeout": "0", "local": False})
+            yield connection
 
     @contextmanager
     def _transaction(self, timeout: float | None) -> Generator[Transaction]:
         with self._connection() as connection, connection.transaction():
             if timeout is not None:
                 milliseconds = str(int(timeout * 1000))
-                connection.execute(_MAINTENANCE, {"timeout": milliseconds})
+                connection.execute(_MAINTENANCE, {"timeout": milliseconds, "local": True})
             yield Transaction(connection)
 
     @contextmanager
     def _connection(self) -> Generator[Connection]:
         with self._idle:
-            if self._closed:
-                raise errors.Closed
+            self.check_open()
             self._busy += 1
         try:
             with self._borrowed() as connection:
@@ -178,8 +247,8 @@ class Store:
         register_vector(connection)
         binary.register(connection)
         set_json_loads(_json_loads, connection)
-        milliseconds = str(int(self._settings.statement_timeout * 1000))
-        connection.execute(_SESSION, {"statement_timeout": milliseconds})
+        milliseconds = str(int(self.settings.statement_timeout * 1000))
+        connection.execute(_SESSION, {"statement_timeout": milliseconds, "depth": str(DEPTH)})
 
 
 def _json_loads(data: str | bytes) -> Any:
@@ -200,6 +269,8 @@ _SESSION: LiteralString = """
         set_config('work_mem', '64MB', false),
         set_config('plan_cache_mode', 'force_generic_plan', false),
         set_config('enable_seqscan', 'off', false),
+        set_config('hnsw.ef_search', %(depth)s, false),
+        set_config('hnsw.iterative_scan', 'relaxed_order', false),
         set_config('client_encoding', 'UTF8', false),
         set_config('timezone', 'UTC', false),
         set_config('datestyle', 'ISO', false)
@@ -207,10 +278,10 @@ _SESSION: LiteralString = """
 # Statements that read whole tables are planned for what they are about to read.
 _MAINTENANCE: LiteralString = """
     SELECT
-        set_config('statement_timeout', %(timeout)s, true),
-        set_config('idle_in_transaction_session_timeout', %(timeout)s, true),
-        set_config('plan_cache_mode', 'force_custom_plan', true),
-        set_config('enable_seqscan', 'on', true)
+        set_config('statement_timeout', %(timeout)s, %(local)s),
+        set_config('idle_in_transaction_session_timeout', %(timeout)s, %(local)s),
+        set_config('plan_cache_mode', 'force_custom_plan', %(local)s),
+        set_config('enable_seqscan', 'on', %(local)s)
     """
 
 

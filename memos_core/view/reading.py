@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import date
 from typing import Any, Literal, get_args
 from uuid import UUID
@@ -30,9 +31,9 @@ from memos_core.prompt import (
     recalled,
     worth_showing,
 )
-from memos_core.question import as_statement, names_in, terms_of
+from memos_core.question import Terms, as_statement, names_in, terms_of
 from memos_core.settings import DENSE_ALONE
-from memos_core.store.statements import cubes, events, messages, search
+from memos_core.store.statements import candidates, cubes, events, messages, search
 from memos_core.store.statements.filters import Filters
 from memos_core.text import checked_text, excerpt, storable
 from memos_core.view.bound import Bound
@@ -93,6 +94,12 @@ class Reading(Bound):
         and do not filter. Of a question over 4,000 characters the beginning and the end are asked,
         of its words at most 48.
 
+        A view of more than ``Settings.exact_limit`` memories is searched by its index, once it has
+        one (``build_index``): what is scored are the nearest 200, those around the question's
+        rarest words, and what was written last. A ``prefix*`` then finds nothing by itself, unless
+        ``mode`` is "lexical". Where few memories pass the filters, past the first 100 results and
+        with ``as_of``, all are looked at. ``hit.route`` tells which way a hit was found.
+
         ``filter`` compares metadata: ``{"year": {"$gte": 2020}, "address.city": "Oslo"}``, with
         ``$eq $ne $gt $gte $lt $lte $in``; all must hold. Numbers compare as numbers, strings as
         strings, and never with each other; ``$ne`` also holds where the key is absent. A tuple
@@ -139,10 +146,15 @@ class Reading(Bound):
             min_score=least,
             context=neighbours,
             log=settings.read_events,
+            index=self._index_for(mode, terms, filters, last=count + skipped),
         )
         if not wanted.terms and wanted.vector is None:
             return []
-        return engine.run(search.search(self._scope, wanted))
+        found = engine.run(search.search(self._scope, wanted))
+        if not found.enough:
+            engine.indexing.ask_again(self.namespace)
+            found = engine.run(search.search(self._scope, replace(wanted, index=None)))
+        return found.hits
 
     def recall(
         self,
@@ -239,3 +251,15 @@ class Reading(Bound):
     def stats(self) -> Stats:
         """Count what this view holds."""
         return self.engine.run(events.stats(self._scope))
+
+    def _index_for(
+        self, mode: Mode, terms: Terms | None, filters: Filters, *, last: int
+    ) -> int | None:
+        """Return the index by which to search, None where every memory is to be looked at.
+
+        An index knows what is there now, some hundred candidates of it, and words but no phrases.
+        """
+        phrases_alone = mode == "lexical" and terms is not None and terms.patterns
+        if filters.as_of is not None or last > candidates.DEEPEST or phrases_alone:
+            return None
+        return self.engine.indexing.of(self._scope)

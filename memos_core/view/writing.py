@@ -281,6 +281,19 @@ class Writing(Bound):
         """
         return self.engine.run(log.retire(self._scope, checked_key(session, what="session")))
 
+    def build_index(self) -> int:
+        """Build the search index of this view, or bring it up to date; return what it holds.
+
+        Search uses it once the view has more than ``Settings.exact_limit`` memories. Such a view
+        gets one by itself, in the background, when it is searched, and until then every memory is
+        looked at; this builds it at once, while others read and write. A view above or below this
+        one is another view, with an index of its own.
+
+        Raises:
+            InvalidInput: its vectors have more dimensions than pgvector can index.
+        """
+        return self.engine.indexing.update(self._scope).indexed
+
     def _read(self, messages: Sequence[Message]) -> list[MemCube]:
         drafts = list(reader.drafts_from(messages, settings=self.engine.settings))
         return self._store(drafts, read=messages)

@@ -44,7 +44,7 @@ _LOGGED: LiteralString = (
     )
     SELECT """
     + COLUMNS
-    + " FROM changed"
+    + ", memos.unindex(tenant, ARRAY[id], namespace) FROM changed"
 )
 
 
@@ -268,7 +268,8 @@ _FORGET: LiteralString = (
     SELECT
         ARRAY(SELECT id FROM doomed) AS found,
         (SELECT count(*) FROM gone) + (SELECT count(*) FROM versions) AS versions,
-        ARRAY(SELECT id FROM erased) AS message_ids
+        ARRAY(SELECT id FROM erased) AS message_ids,
+        (SELECT memos.unindex(%(tenant)s, %(ids)s::uuid[]) FROM whole WHERE cubes > 0)
     """
 )
 

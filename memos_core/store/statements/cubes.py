@@ -110,6 +110,11 @@ _ADDED: LiteralString = (
         FROM draft
         WHERE memos.embedded_by(%(model)s::jsonb)
         RETURNING id, metadata, valid_from, recorded_at, expires_at
+    ), late AS (
+        INSERT INTO memos.unindexed (tenant, index, id)
+        SELECT tenant, held.id, added.id FROM added CROSS JOIN memos.search_index AS held
+        WHERE tenant = %(tenant)s
+            AND namespace = (%(namespace)s::text[])[:cardinality(namespace)]
     ), logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
         SELECT
@@ -238,9 +243,11 @@ _CLEAR_EXPIRED: LiteralString = (
         FOR UPDATE
     ), versions AS (
         DELETE FROM memos.cube_version WHERE (tenant, id) IN (SELECT tenant, id FROM over)
+    ), cleared AS (
+        DELETE FROM memos.cube WHERE (tenant, id) IN (SELECT tenant, id FROM over)
+        RETURNING id
     )
-    DELETE FROM memos.cube WHERE (tenant, id) IN (SELECT tenant, id FROM over)
-    RETURNING id
+    SELECT memos.unindex(%(tenant)s, array_agg(id)) FROM cleared HAVING count(*) > 0
     """
 )
 

@@ -71,7 +71,10 @@ _STATS: LiteralString = (
     + INSIDE
     + ") AS messages, (SELECT count(*) FROM memos.event WHERE "
     + INSIDE
-    + """) AS events, pg_database_size(current_database()) AS bytes,
+    + """) AS events, (
+        SELECT cubes FROM memos.search_index
+        WHERE tenant = %(tenant)s AND namespace = %(namespace)s::text[] AND built_at IS NOT NULL
+    ) AS indexed, pg_database_size(current_database()) AS bytes,
     (SELECT value FROM memos.setting WHERE key = 'embedder') AS embedder"""
 )
 
@@ -89,6 +92,7 @@ def _stats(rows: Sequence[Row]) -> Stats:
         versions=row["cubes"] + row["superseded"],
         messages=row["messages"],
         events=row["events"],
+        indexed=row["indexed"],
         bytes=row["bytes"],
         embedder=embedder["name"],
         width=embedder["width"],

@@ -57,6 +57,13 @@ class Filters:
     valid_at: datetime | None = None
     any_time: bool = False
 
+    @property
+    def selective(self) -> bool:
+        """Whether few memories may pass."""
+        return bool(
+            self.conditions or self.tags or self.kinds is not None or self.semantic_type is not None
+        )
+
     def sql(self) -> LiteralString:
         """Return the condition; its parameters are this object's fields."""
         moment: LiteralString = "now()"

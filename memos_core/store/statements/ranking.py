@@ -2,7 +2,8 @@
 
 The SQL reads a CTE ``live`` of the rows to score: ``id, thread, turn, word_count, words, mask,
 cosine, passes, named, assistant``. ``mask`` has a bit for each of the question's terms that occurs
-in the row. Of each row the CTE ``signal`` then has all that its score is made of.
+in the row. ``COUNTED``, or ``candidates`` for a view with a search index, tells how often each term
+occurs; ``WEIGHED`` makes weights of that; and ``signals`` has what a row's score is made of.
 
 Every step passes once over its rows, and none joins many rows with many: a planner that knows
 nothing of a table that was just filled would do that in the square of their number.
@@ -79,7 +80,7 @@ COUNTED: LiteralString = """
     )"""
 
 # What a term adds is its idf as a share of the question's: scores compare between questions.
-_WEIGHED: LiteralString = """
+WEIGHED: LiteralString = """
     weight AS MATERIALIZED (
         SELECT
             array_agg(share ORDER BY place) AS shares,
@@ -105,7 +106,9 @@ _WEIGHED: LiteralString = """
         ) AS chosen
     ), slope AS MATERIALIZED (
         SELECT 0.9 / mean AS slope FROM corpus
-    ), spoken AS (
+    )"""
+_SPOKEN: LiteralString = """
+    {name}_spoken AS (
         SELECT
             *,
             mask | coalesce(bit_or(mask) FILTER (WHERE short) OVER around, 0) AS near_mask,
@@ -113,49 +116,49 @@ _WEIGHED: LiteralString = """
                 / (1 + count(*) FILTER (WHERE short) OVER around) AS near_count,
             coalesce(lag(cosine) OVER said, 0) + coalesce(lead(cosine) OVER said, 0)
                 AS near_cosine
-        FROM live, LATERAL (SELECT word_count <= %(context_words)s AS short) AS neighbour
+        FROM {rows}, LATERAL (SELECT word_count <= %(context_words)s AS short) AS neighbour
         WHERE thread IS NOT NULL
         WINDOW
             said AS (PARTITION BY thread ORDER BY turn, id),
             around AS (said ROWS BETWEEN 2 PRECEDING AND 2 FOLLOWING EXCLUDE CURRENT ROW)
     )"""
+_SIGNALS: LiteralString = """,
+    {name} AS MATERIALIZED (
+        SELECT id, cosine, near_cosine, named, assistant, {bm25} AS bm25, {near_bm25} AS near_bm25
+        FROM {name}_spoken WHERE passes
+        UNION ALL
+        SELECT id, cosine, 0, false, false, bm25, bm25
+        FROM (
+            SELECT id, cosine, {bm25} AS bm25 FROM {rows} WHERE passes AND thread IS NULL OFFSET 0
+        ) AS alone
+    )"""
+# A memory's score, of what `signals` knows of it.
+SCORE: LiteralString = """
+    %(dense)s * cosine + %(dense_context)s * near_cosine
+        + %(lexical)s * bm25 + %(lexical_context)s * near_bm25
+        + CASE WHEN named THEN %(speaker)s ELSE 0 END
+        + CASE WHEN assistant THEN %(assistant)s ELSE 0 END"""
 
 
 # BM25 with k1 = 1.2 and b = 0.75 (Robertson & Zaragoza 2009, §3), without the factor k1 + 1:
 #     idf n / (n + k1 (1 - b + b length / mean)), for n = 1: idf / (1.3 + 0.9 length / mean).
 # Repetitions saturate as in a text of mean length, idf [2.2 n / (n + 1.2)] / [1.3 + ...], so that
 # the factor of n can be stored with the text. What stands alone is its own context.
-def signals(terms: Terms) -> LiteralString:
-    """Return the CTEs from ``corpus`` and ``frequency`` to ``signal``."""
+def signals(terms: Terms, *, rows: LiteralString, name: LiteralString) -> LiteralString:
+    """Return the CTE ``name`` of what the scores of ``rows`` are made of, after ``WEIGHED``."""
     sums: list[LiteralString] = [
         part for part, _ in zip(_SUMS, range(0, len(terms), 6), strict=False)
     ]
     total: LiteralString = " + ".join(sums) if sums else "0"
-    bm25 = (
+    bm25: LiteralString = (
         "CASE WHEN mask = 0 THEN 0 ELSE ("
         + total
         + """ - (words <#> (SELECT repeated FROM weight)))
             / (1.3 + (SELECT slope FROM slope) * word_count) END"""
     )
-    near_bm25 = (
+    near_bm25: LiteralString = (
         "CASE WHEN near_mask = 0 THEN 0 ELSE ("
         + total.replace("mask", "near_mask")
         + ") / (1.3 + (SELECT slope FROM slope) * near_count) END"
     )
-    return (
-        _WEIGHED
-        + """,
-    signal AS MATERIALIZED (
-        SELECT id, cosine, near_cosine, named, assistant, """
-        + bm25
-        + " AS bm25, "
-        + near_bm25
-        + """ AS near_bm25
-        FROM spoken WHERE passes
-        UNION ALL
-        SELECT id, cosine, 0, false, false, bm25, bm25
-        FROM (SELECT id, cosine, """
-        + bm25
-        + """ AS bm25 FROM live WHERE passes AND thread IS NULL OFFSET 0) AS alone
-    )"""
-    )
+    return (_SPOKEN + _SIGNALS).format(rows=rows, name=name, bm25=bm25, near_bm25=near_bm25)

@@ -14,7 +14,7 @@ from memos_core.message import Message
 from memos_core.question import Terms
 from memos_core.settings import Weights
 from memos_core.store.statement import Row, Statement
-from memos_core.store.statements import ranking
+from memos_core.store.statements import candidates, ranking
 from memos_core.store.statements.columns import COLUMNS, SEARCHED, cube_from
 from memos_core.store.statements.filters import Filters
 from memos_core.store.statements.messages import message_from
@@ -26,7 +26,8 @@ class Query:
     """A question as the statement takes it.
 
     ``terms`` is None where words are not to count, ``vector`` (of shape (1, width)) where
-    meaning is not. ``names`` are the speakers that the question mentions.
+    meaning is not. ``names`` are the speakers that the question mentions. With ``index``, the
+    view's search index, not all memories are looked at.
     """
 
     terms: Terms | None
@@ -40,6 +41,15 @@ class Query:
     min_score: float | None
     context: int
     log: bool
+    index: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What a search found; without ``enough`` its index knew too little, and nothing is logged."""
+
+    hits: list[Hit]
+    enough: bool = True
 
 
 _LIVE: LiteralString = " (expires_at IS NULL OR expires_at > now()) AND "
@@ -74,7 +84,7 @@ _FETCH_THEN: LiteralString = (
 )
 _SAME_MODEL: LiteralString = "memos.embedded_by(%(model)s::jsonb)"  # asked once a statement
 _DISTANCE: LiteralString = "embedding <=> %(embedding)b::halfvec"
-_ENOUGH: LiteralString = "%(dense)s * (1 - (" + _DISTANCE + ")) >= %(min_score)s"
+_LEAST: LiteralString = " WHERE %(dense)s * (1 - distance) >= %(min_score)s"
 _LOGGED: LiteralString = (
     """, logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
@@ -84,7 +94,6 @@ _LOGGED: LiteralString = (
             jsonb_build_object('k', %(k)s::bigint, 'offset', %(offset)s::bigint)
         FROM """
     + LAZY_COMMIT
-    + ")"
 )
 _CONTEXT: LiteralString = """(
         SELECT jsonb_agg(to_jsonb(turn) ORDER BY turn.position)
@@ -110,7 +119,7 @@ _CONTEXT: LiteralString = """(
     )"""
 
 
-def search(scope: Scope, query: Query) -> Statement[list[Hit]]:
+def search(scope: Scope, query: Query) -> Statement[Found]:
     """Find the best cubes for a question."""
     parameters = scope.parameters(
         k=query.k,
@@ -125,48 +134,68 @@ def search(scope: Scope, query: Query) -> Statement[list[Hit]]:
         width = query.vector.shape[1]
         parameters["embedding"] = HalfVector(query.vector[0])
         parameters["model"] = Model(name=query.model, width=width).as_json()
-    if query.terms is None:
-        sql, read = _by_vector(query), _read_by_vector
-    else:
-        sql, read = _by_both(query, query.terms), _read_by_both
+    if query.terms is not None:
         parameters |= ranking.parameters(query.terms)
-    return Statement(sql=sql, parameters=parameters, read=lambda rows: read(rows, query))
-
-
-def _memory(query: Query) -> LiteralString:
-    return _NOW if query.filters.as_of is None else _THEN
+    if query.index is not None:
+        hybrid = query.terms is not None and query.vector is not None
+        wanted = query.k + query.offset
+        parameters |= candidates.parameters(
+            query.index, wanted=wanted, hybrid=hybrid, filtered=query.filters.selective
+        )
+    return Statement(
+        sql=_by_vector(query) if query.terms is None else _by_both(query, query.terms),
+        parameters=parameters,
+        read=lambda rows: _found(rows, query),
+    )
 
 
 def _finish(query: Query, columns: LiteralString) -> LiteralString:
     """Log what was found and fetch it; ``columns`` are what ``best`` knows beside id and place."""
-    return (
-        (_LOGGED if query.log else "")
-        + " SELECT cube.*, place, "
+    sql = (
+        " SELECT cube.*, place, "
         + columns
         + (", " + _CONTEXT + " AS context" if query.context else "")
-        + " FROM best CROSS JOIN LATERAL ("
+    )
+    found = (
+        "best CROSS JOIN LATERAL ("
         + (_FETCH_NOW if query.filters.as_of is None else _FETCH_THEN)
-        + ") AS cube ORDER BY place"
+        + ") AS cube"
+    )
+    if query.index is None:
+        return (_LOGGED + ")" if query.log else "") + sql + " FROM " + found + " ORDER BY place"
+    return (
+        candidates.enough(by_words_alone=query.vector is None)
+        + (_LOGGED + " WHERE (SELECT enough FROM enough))" if query.log else "")
+        + sql
+        + ", enough FROM enough LEFT JOIN ("
+        + found
+        + ") ON true ORDER BY place"
     )
 
 
 def _by_vector(query: Query) -> LiteralString:
+    columns = "id, " + _DISTANCE + " AS distance"
+    passing = _SAME_MODEL + " AND " + query.filters.sql()
+    if query.index is None:
+        sources = " memory AS NOT MATERIALIZED (" + _memory(query) + ")"
+        memories = "SELECT " + columns + " FROM memory WHERE " + passing
+    else:
+        passing = _LIVE + passing
+        sources = candidates.nearest(columns, passing, _DISTANCE) + "," + candidates.LATE
+        late = candidates.fetched("SELECT id FROM late", columns, passing)
+        memories = "SELECT * FROM nearest UNION ALL " + late
     return (
-        "WITH memory AS NOT MATERIALIZED ("
-        + _memory(query)
-        + """
-    ), best AS MATERIALIZED (
+        "WITH "
+        + sources
+        + """, best AS MATERIALIZED (
         SELECT *, row_number() OVER (ORDER BY distance, id) AS place FROM (
-            SELECT id, """
-        + _DISTANCE
-        + " AS distance FROM memory WHERE "
-        + _SAME_MODEL
-        + " AND "
-        + query.filters.sql()
-        + ("" if query.min_score is None else " AND " + _ENOUGH)
+            SELECT * FROM ("""
+        + memories
+        + ") AS memories"
+        + ("" if query.min_score is None else _LEAST)
         + """
             ORDER BY distance, id LIMIT %(k)s OFFSET %(offset)s
-        ) AS nearest
+        ) AS closest
     )"""
         + _finish(query, "1 - distance AS cosine")
     )
@@ -174,10 +203,22 @@ def _by_vector(query: Query) -> LiteralString:
 
 def _by_both(query: Query, terms: Terms) -> LiteralString:
     return (
-        "WITH memory AS NOT MATERIALIZED ("
+        "WITH "
+        + (_all(query, terms) if query.index is None else _likely(query, terms))
+        + ","
+        + ranking.signals(terms, rows="live", name="signal")
+        + _SCORED
+        + _finish(query, _SIGNALS)
+    )
+
+
+def _all(query: Query, terms: Terms) -> LiteralString:
+    """Return the CTEs to ``live`` and the weights of the terms, from every memory of the view."""
+    return (
+        " memory AS NOT MATERIALIZED ("
         + _memory(query)
-        + "), live AS MATERIALIZED ("
-        + _live(query, terms)
+        + "), live AS MATERIALIZED (SELECT "
+        + _ranked(query, terms, "passes")
         + " FROM memory CROSS JOIN LATERAL (SELECT ("
         + query.filters.sql()
         + ") AS passes) AS filtered"
@@ -185,22 +226,58 @@ def _by_both(query: Query, terms: Terms) -> LiteralString:
         + "),"
         + ranking.COUNTED
         + ","
-        + ranking.signals(terms)
-        + _SCORED
-        + _finish(query, _SIGNALS)
+        + ranking.WEIGHED
     )
 
 
-def _live(query: Query, terms: Terms) -> LiteralString:
-    """Return what ranking reads of a row, from a relation that has ``passes`` beside a cube."""
+def _likely(query: Query, terms: Terms) -> LiteralString:
+    """Return the same from the view's search index."""
+    columns = _ranked(query, terms, "(" + query.filters.sql() + ")")
+    live = _LIVE + ("true" if query.vector is None else _SAME_MODEL)
+    passing = live + " AND " + query.filters.sql()
+    nearest: LiteralString = ""
+    found = "SELECT * FROM worded UNION ALL " + candidates.fetched(
+        "SELECT id FROM late", columns, live
+    )
+    if query.vector is not None:
+        nearest = candidates.nearest(columns, passing, _DISTANCE) + ","
+        found += " UNION ALL SELECT * FROM nearest"
     return (
-        "SELECT id, thread, turn, word_count, words, passes,"
+        nearest
+        + candidates.worded(columns, passing)
+        + ","
+        + candidates.LATE
+        + ", own AS MATERIALIZED (SELECT DISTINCT ON (id) * FROM ("
+        + found
+        + ") AS found ORDER BY id),"
+        + candidates.COUNTED
+        + ","
+        + ranking.WEIGHED
+        + ","
+        + candidates.around(terms, columns, live)
+    )
+
+
+def _memory(query: Query) -> LiteralString:
+    return _NOW if query.filters.as_of is None else _THEN
+
+
+def _ranked(query: Query, terms: Terms, passes: LiteralString) -> LiteralString:
+    """Return what ranking reads of a row, of which ``passes`` tells whether it may answer."""
+    return (
+        "id, thread, turn, word_count, words, "
+        + passes
+        + " AS passes, "
         + ranking.mask(terms)
-        + " AS mask,"
-        + ("0::float8" if query.vector is None else "CASE WHEN passes THEN " + _COSINE + " END")
-        + " AS cosine,"
+        + " AS mask, "
+        + (
+            "0::float8"
+            if query.vector is None
+            else "CASE WHEN " + passes + " THEN " + _COSINE + " END"
+        )
+        + " AS cosine, "
         + (_NAMED if query.names else "false")
-        + ' AS named, thread IS NOT NULL AND provenance @> \'{"role": "assistant"}\' AS assistant'
+        + """ AS named, thread IS NOT NULL AND provenance @> '{"role": "assistant"}' AS assistant"""
     )
 
 
@@ -213,7 +290,8 @@ _SIGNALS: LiteralString = (
 )
 # All cubes that pass the filters are scored, so pages never overlap. Ranks are found in sorted
 # arrays of numbers: to number whole rows would double the cost of the search.
-_SCORED: LiteralString = """
+_SCORED: LiteralString = (
+    """
     , ranks AS MATERIALIZED (
         SELECT
             (SELECT array_agg(cosine ORDER BY cosine) FROM signal) AS cosines,
@@ -227,41 +305,39 @@ _SCORED: LiteralString = """
                 AS lexical_rank
         FROM (
             SELECT * FROM (
-                SELECT
-                    *,
-                    %(dense)s * cosine + %(dense_context)s * near_cosine
-                        + %(lexical)s * bm25 + %(lexical_context)s * near_bm25
-                        + CASE WHEN named THEN %(speaker)s ELSE 0 END
-                        + CASE WHEN assistant THEN %(assistant)s ELSE 0 END AS score
-                FROM signal
+                SELECT *, """
+    + ranking.SCORE
+    + """ AS score FROM signal
             ) AS scored
             WHERE %(min_score)s::float8 IS NULL OR score >= %(min_score)s::float8
             ORDER BY score DESC, id
             LIMIT %(k)s OFFSET %(offset)s
         ) AS page, ranks
     )"""
+)
 
 
-def _read_by_vector(rows: Sequence[Row], query: Query) -> list[Hit]:
-    return [
-        Hit(
-            cube=cube_from(row),
-            score=query.weights.dense * row["cosine"],
-            dense_rank=query.offset + row["place"],
-            lexical_rank=None,
-            reasons={"dense": query.weights.dense * row["cosine"]},
-            context=_context(row),
-        )
-        for row in rows
-    ]
-
-
-def _read_by_both(rows: Sequence[Row], query: Query) -> list[Hit]:
-    return [_hit(row, query) for row in rows]
+def _found(rows: Sequence[Row], query: Query) -> Found:
+    if query.index is None:
+        return Found(hits=[_hit(row, query) for row in rows])
+    hits = [_hit(row, query) for row in rows if row["place"] is not None]
+    return Found(hits=hits, enough=bool(rows) and rows[0]["enough"])
 
 
 def _hit(row: Row, query: Query) -> Hit:
     weights = query.weights
+    route = "exact" if query.index is None else "index"
+    if query.terms is None:
+        share = weights.dense * row["cosine"]
+        return Hit(
+            cube=cube_from(row),
+            score=share,
+            dense_rank=query.offset + row["place"],
+            lexical_rank=None,
+            reasons={"dense": share},
+            route=route,
+            context=_context(row),
+        )
     shares = {
         "lexical": weights.lexical * row["bm25"],
         "lexical_context": weights.lexical_context * row["near_bm25"],
@@ -277,6 +353,7 @@ def _hit(row: Row, query: Query) -> Hit:
         dense_rank=None if query.vector is None else row["dense_rank"],
         lexical_rank=row["lexical_rank"],
         reasons={name: share for name, share in shares.items() if share},
+        route=route,
         context=_context(row),
     )
 
