@@ -162,7 +162,7 @@ def by_memos(view: View, question: str) -> list[str]:
 def measure(path: Path, embedder: Embedder) -> dict[str, Any]:
     """Return the means of every system, over all questions, by category and by conversation."""
     scores: dict[str, dict[str, Scores]] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         with MemOS.open(Path(folder) / "postgres", embedder=embedder) as memos:
             for conversation in conversations(path):

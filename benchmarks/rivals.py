@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--python", required=True, help="of the environment with the rivals")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         vectors = Path(folder) / "vectors.npy"
         drawn = np.random.default_rng(0).normal(size=(USERS * ROWS + 200, WIDTH))
