@@ -454,9 +454,11 @@ class TestBesideWriters:
         with ThreadPoolExecutor(5) as pool:
             writers = [pool.submit(write, here(large, exact), seed) for seed in range(3)]
             reader = pool.submit(read_until, stop, large)
-            while not all(writer.done() for writer in writers):
-                large.build_index()
-            stop.set()
+            try:
+                while not all(writer.done() for writer in writers):
+                    large.build_index()
+            finally:
+                stop.set()
             for done in (*writers, reader):
                 done.result()
         assert_consistent(database)

@@ -67,8 +67,11 @@ class Session(Transaction):
             As ``Store.run``.
         """
         with translated(self._store.settings):
-            self._store.check_open()
             try:
+                for _ in range(_RETRIES):
+                    self._store.check_open()
+                    with contextlib.suppress(*_COLLISION):
+                        return super().run(statement)
                 return super().run(statement)
             except psycopg.errors.QueryCanceled:
                 self._store.check_open()

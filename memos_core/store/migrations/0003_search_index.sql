@@ -108,9 +108,10 @@ BEGIN
 END
 $$;
 
--- Copy memories into an index, or into the table that will be its partition, and count their words.
+-- Copy memories into an index, or into the table that will be its partition; the last block that was
+-- taken before.
 CREATE FUNCTION memos.put_in(of_tenant text, of_index integer, ids uuid[], part regclass)
-RETURNS void
+RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
     last integer;
@@ -142,7 +143,7 @@ BEGIN
         $sql$,
         part
     ) USING of_tenant, of_index, ids, last;
-    PERFORM memos.count_terms(of_tenant, of_index, part, last);
+    RETURN last;
 END
 $$;
 
@@ -294,6 +295,7 @@ BEGIN
         SELECT id FROM memos.cube
         WHERE tenant = of_tenant AND namespace >= path AND namespace < after
     ), ('memos.' || part)::regclass);
+    PERFORM memos.count_terms(of_tenant, of_index, ('memos.' || part)::regclass, 0);
     EXECUTE format('ALTER TABLE memos.%I ADD PRIMARY KEY (tenant, id)', part);
     EXECUTE format('CREATE INDEX ON memos.%I (block)', part);
     EXECUTE format(
@@ -349,6 +351,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     late uuid[];
     moved uuid[];
+    last integer;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('memos.search_index', of_index))
         OR NOT EXISTS (
@@ -365,7 +368,10 @@ BEGIN
         SELECT id FROM memos.cube WHERE tenant = of_tenant AND id = ANY(late)
         ORDER BY id FOR SHARE
     );
-    PERFORM memos.put_in(of_tenant, of_index, moved, 'memos.indexed');
+    last := memos.put_in(of_tenant, of_index, moved, 'memos.indexed');
+    -- Before any of the terms' rows, as in `take_out`; and late, since the vectors took long.
+    PERFORM FROM memos.search_index WHERE tenant = of_tenant AND id = of_index FOR UPDATE;
+    PERFORM memos.count_terms(of_tenant, of_index, 'memos.indexed', last);
     UPDATE memos.search_index SET
         cubes = cubes + cardinality(moved),
         words = words + (
