@@ -158,40 +158,40 @@ BEGIN
     END IF;
     -- Before any of the terms' rows, so that two who take out do not wait for each other.
     PERFORM FROM memos.search_index WHERE tenant = of_tenant AND id = of_index FOR UPDATE;
-    IF cardinality(ids) > 1000 THEN  -- to count what stays is less work
-        DELETE FROM memos.indexed
-        WHERE tenant = of_tenant AND index = of_index AND id = ANY(ids);
-        DELETE FROM memos.indexed_term WHERE tenant = of_tenant AND index = of_index;
-        PERFORM memos.count_terms(of_tenant, of_index, 'memos.indexed', 0);
-        UPDATE memos.search_index SET (cubes, words) = (
-            SELECT count(*), coalesce(sum(word_count), 0)
-            FROM memos.indexed WHERE index = of_index
-        )
-        WHERE tenant = of_tenant AND id = of_index;
-        RETURN;
-    END IF;
     WITH gone AS MATERIALIZED (
         SELECT id, block, alone, word_count, terms FROM memos.indexed
         WHERE tenant = of_tenant AND index = of_index AND id = ANY(ids)
-    ), less AS (
-        SELECT term, count(*) AS cubes FROM gone, unnest(terms) AS term GROUP BY term
-    ), spots AS MATERIALIZED (
-        SELECT DISTINCT term, spot
-        FROM gone, unnest(terms) AS term, unnest(memos.spots(block, alone)) AS spot
-    ), emptied AS (
-        SELECT term, array_agg(spot) AS spots FROM spots
-        WHERE NOT EXISTS (
-            SELECT FROM memos.indexed AS other
-            WHERE other.index = of_index AND other.block IN (spot, spot + 1)
-                AND term = ANY(other.terms) AND other.id NOT IN (SELECT gone.id FROM gone)
-        )
-        GROUP BY term
     ), counted AS (
         UPDATE memos.search_index SET
             cubes = cubes - (SELECT count(*) FROM gone),
             words = words - (SELECT sum(word_count) FROM gone)
         WHERE tenant = of_tenant AND id = of_index
+    ), staying AS (
+        SELECT spot, terms
+        FROM (
+            SELECT DISTINCT spot FROM gone, unnest(memos.spots(block, alone)) AS spot
+            WHERE NOT alone
+        ) AS shared CROSS JOIN LATERAL (
+            SELECT id, terms FROM memos.indexed
+            WHERE index = of_index AND block IN (spot, spot + 1) OFFSET 0
+        ) AS entry
+        WHERE id NOT IN (SELECT gone.id FROM gone)
     ), unheard AS (
+        SELECT term, spot
+        FROM gone, unnest(terms) AS term, unnest(memos.spots(block, alone)) AS spot
+        EXCEPT
+        SELECT term, spot FROM staying, unnest(terms) AS term
+    ), less AS MATERIALIZED (
+        SELECT
+            term, count(*) FILTER (WHERE spot IS NULL) AS cubes,
+            array_agg(spot) FILTER (WHERE spot IS NOT NULL) AS spots
+        FROM (
+            SELECT term, NULL::integer AS spot FROM gone, unnest(terms) AS term
+            UNION ALL
+            SELECT term, spot FROM unheard
+        ) AS both_kinds
+        GROUP BY term
+    ), emptied AS (
         DELETE FROM memos.indexed_term AS known USING less
         WHERE known.tenant = of_tenant AND known.index = of_index AND known.term = less.term
             AND known.cubes <= less.cubes
@@ -200,10 +200,10 @@ BEGIN
             cubes = known.cubes - less.cubes,
             windows = ARRAY(
                 SELECT spot FROM unnest(known.windows) WITH ORDINALITY AS listed (spot, place)
-                WHERE NOT EXISTS (SELECT FROM unnest(emptied.spots) AS gone WHERE gone = spot / 32)
+                WHERE spot / 32 NOT IN (SELECT unnest(less.spots))  -- hashed, once a term
                 ORDER BY place
             )
-        FROM less LEFT JOIN emptied USING (term)
+        FROM less
         WHERE known.tenant = of_tenant AND known.index = of_index AND known.term = less.term
             AND known.cubes > less.cubes
     )
