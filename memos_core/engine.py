@@ -30,7 +30,7 @@ from memos_core.model.default import default_embedder
 from memos_core.namespace import Namespace
 from memos_core.settings import Settings, where_from
 from memos_core.store.statement import Statement
-from memos_core.store.statements import embeddings
+from memos_core.store.statements import embeddings, indexes
 from memos_core.store.statements import messages as log
 from memos_core.store.statements.embeddings import Text
 from memos_core.store.statements.scope import Scope
@@ -217,6 +217,7 @@ class Engine:
                 transaction.run(embeddings.keep(model, texts, self._vectors(texts)))
                 last = texts[-1]
             transaction.run(embeddings.swap(model))
+            transaction.run(indexes.drop_all())
             return True
 
     def _vectors(self, texts: Sequence[Text]) -> Vectors:

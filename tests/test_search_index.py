@@ -496,9 +496,8 @@ class TestEnds:
             connection.execute("LOCK TABLE memos.indexed_term IN SHARE MODE")
             view.search("word1")
             until(lambda: is_blocked(database))
-            start = time.monotonic()
-            memos.close()
-            assert time.monotonic() - start < 30
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(memos.close).result(timeout=60)  # the lock is held for longer
         with pytest.raises(Closed):
             view.build_index()
         with MemOS.open(database, embedder=WordEmbedder()) as again:

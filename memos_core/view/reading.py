@@ -98,7 +98,8 @@ class Reading(Bound):
         one (``build_index``): what is scored are the nearest 200, those around the question's
         rarest words, and what was written last. A ``prefix*`` then finds nothing by itself, unless
         ``mode`` is "lexical". Where few memories pass the filters, past the first 100 results and
-        with ``as_of``, all are looked at. ``hit.route`` tells which way a hit was found.
+        with ``as_of``, all are looked at. Pages found by an index may overlap. ``hit.route`` tells
+        which way a hit was found.
 
         ``filter`` compares metadata: ``{"year": {"$gte": 2020}, "address.city": "Oslo"}``, with
         ``$eq $ne $gt $gte $lt $lte $in``; all must hold. Numbers compare as numbers, strings as

@@ -396,20 +396,3 @@ BEGIN
     EXECUTE format('DROP TABLE IF EXISTS memos.%I', 'indexed_' || of_index);
 END
 $$;
-
--- As before, and without the indexes of the old vectors.
-CREATE OR REPLACE FUNCTION memos.swap_embeddings(embedder jsonb) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    UPDATE memos.cube SET embedding = new.embedding FROM memos.reembedding AS new
-    WHERE (cube.tenant, cube.id, cube.version) = (new.tenant, new.id, new.version)
-        AND new.model = embedder;
-    UPDATE memos.cube_version AS old SET embedding = new.embedding FROM memos.reembedding AS new
-    WHERE (old.tenant, old.id, old.version) = (new.tenant, new.id, new.version)
-        AND new.model = embedder;
-    INSERT INTO memos.setting (key, value) VALUES ('embedder', embedder)
-    ON CONFLICT (key) DO UPDATE SET value = excluded.value;
-    DELETE FROM memos.reembedding;
-    PERFORM memos.drop_index(tenant, id) FROM memos.search_index;
-END
-$$;

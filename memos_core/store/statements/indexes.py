@@ -72,6 +72,7 @@ _BUILD: LiteralString = (
 )
 _EXTEND: LiteralString = "SELECT memos.extend_index(%(tenant)s, %(index)s, %(most)s) AS answer"
 _DROP: LiteralString = "SELECT memos.drop_index(%(tenant)s, %(index)s)"
+_DROP_ALL: LiteralString = "SELECT memos.drop_index(tenant, id) FROM memos.search_index"
 
 
 def begin(scope: Scope) -> Statement[int | None]:
@@ -95,3 +96,8 @@ def extend(scope: Scope, index: int, *, most: int) -> Statement[int]:
 def drop(scope: Scope, index: int) -> Statement[None]:
     """Remove an index."""
     return Statement(sql=_DROP, parameters=scope.parameters(index=index), read=ignored)
+
+
+def drop_all() -> Statement[None]:
+    """Remove every index of the database: their vectors are another model's."""
+    return Statement(sql=_DROP_ALL, parameters={}, read=ignored)
