@@ -6,8 +6,8 @@ Vectors are made beforehand, so no model is timed. They are random in 32 directi
 in the others, since of vectors that are random in all no index finds the nearest. By hand is a
 table with the columns that an application would have (tenant, namespace, id, text, metadata, time,
 vector), filled with COPY and searched by an exact scan of one namespace; it has no words, no
-versions and no log. Both
-are asked in turns, and the table gives medians (p50) and 95th percentiles in milliseconds.
+versions and no log. Both are asked in turns, and the table gives medians (p50) and 95th percentiles
+in milliseconds.
 """
 
 from __future__ import annotations
