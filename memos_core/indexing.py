@@ -142,10 +142,8 @@ class Indexing:
             return
         try:
             session.run(indexes.build(scope, index, wait=wait))
-        except Closed:
-            raise  # the next who comes goes on with it
         except MemOSError:
-            session.run(indexes.drop(scope, index))
+            session.run(indexes.drop(scope, index))  # not where we closed: the next goes on with it
             raise
         self.ask_again(scope.namespace)
 

@@ -166,6 +166,19 @@ class TestFindsTheSame:
         assert_alike(large, exact)
         assert large.search("Who is Al1?", k=3)[0].reasons["speaker"] > 0
 
+    def test_among_more_turns_than_are_candidates(
+        self, large: View, exact: MemOS, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        large.ingest(turns(300, sessions=2))
+        large.build_index()
+        monkeypatch.setattr(candidates, "EXPANDED", -95)  # 5 candidates for 100 results
+        everything = {hit.cube.id: hit for hit in here(large, exact).search(QUESTIONS[0], k=1000)}
+        hits = large.search(QUESTIONS[0], k=100)
+        assert {hit.route for hit in hits} == {"index"}
+        assert 5 < len(hits) <= 25  # the turns next to them answer too, two on each side
+        for hit in hits:
+            assert hit.reasons == pytest.approx(everything[hit.cube.id].reasons, abs=1e-6)
+
     def test_what_came_later(self, large: View, exact: MemOS, database: str) -> None:
         large.ingest(turns(60))
         large.build_index()
