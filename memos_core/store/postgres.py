@@ -95,7 +95,8 @@ class Store:
     def __init__(self, dsn: str, settings: Settings) -> None:
         self.settings = settings
         self._idle = threading.Condition()
-        self._busy = 0
+        self._busy = 0  # calls in it
+        self._lent = 0  # connections of the pool that they hold
         self._sessions: set[Session] = set()
         self._closed = False
         with translated(settings):
@@ -236,15 +237,23 @@ class Store:
         try:
             connection = self._pool.getconn()
         except PoolTimeout:
-            # Busy, or gone? A connection outside the pool tells; where it fails, that is the error.
-            with psycopg.connect(self._dsn, autocommit=True) as probe:
-                self._configure(probe)
-            raise
+            if self._lent >= self.settings.pool_size:
+                raise
+            # The pool pauses, longer and longer, between its tries at a server that went away.
+            connection = Connection.connect(self._dsn, autocommit=True, row_factory=dict_row)
+            with connection:
+                self._configure(connection)
+                yield connection
+            return
+        with self._idle:
+            self._lent += 1
         try:
             with connection:
                 yield connection
         finally:
             self._pool.putconn(connection)
+            with self._idle:
+                self._lent -= 1
 
     def _configure(self, connection: psycopg.Connection[Any]) -> None:
         register_vector(connection)
