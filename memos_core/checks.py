@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
 from typing import Any, cast
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from memos_core.cube import Kind
 from memos_core.errors import InvalidInput
 from memos_core.text import unstorable
 
@@ -47,6 +47,16 @@ def checked_ids(given: object, count: int, *, single: bool) -> list[UUID]:
     if len(set(ids)) != count:
         raise InvalidInput(f"{count} texts need {count} different ids, not {len(set(ids))}")
     return ids
+
+
+def checked_many(ids: object) -> list[UUID]:
+    """Return the ids of an argument that takes one or many, each once, in the order given."""
+    many = cast("Iterable[object]", ids) if _are_many(ids) else [ids]
+    return list(dict.fromkeys(map(checked_id, many)))
+
+
+def _are_many(ids: object) -> bool:
+    return isinstance(ids, Iterable) and not isinstance(ids, str | UUID)
 
 
 def checked_key(value: object, *, what: str) -> str:
@@ -190,11 +200,13 @@ def checked_priority(priority: int) -> int:
     return checked_count(priority, what="priority", least=-(2**31), most=2**31 - 1)
 
 
-def checked_kinds(kinds: Iterable[Kind | str] | None) -> tuple[str, ...] | None:
-    """Return the names of kinds."""
-    if kinds is None:
+def checked_names(
+    given: Iterable[str] | None, known: type[StrEnum], *, what: str
+) -> tuple[str, ...] | None:
+    """Return names of which each is a member of ``known``."""
+    if given is None:
         return None
-    names = checked_keys(kinds, what="kind")
-    if unknown := [name for name in names if name not in set(Kind)]:
-        raise InvalidInput(f"unknown kind {unknown[0]!r}; known: {', '.join(Kind)}")
+    names = checked_keys(given, what=what)
+    if unknown := [name for name in names if name not in set(known)]:
+        raise InvalidInput(f"unknown {what} {unknown[0]!r}; known: {', '.join(known)}")
     return names

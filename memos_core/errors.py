@@ -8,6 +8,10 @@ MemOSError
 │   └── InvalidVector            an embedder gave NaN, zeros or the wrong shape
 ├── CubeNotFound (LookupError)   no such cube (or version) in this view
 ├── CubeExists                   the id is taken
+├── CubeFrozen                   a frozen cube refuses every change
+├── IllegalTransition            a cube cannot pass from its state to the one asked for
+├── NotPermitted                 the caller may see it, and may not do this with it
+├── LimitExceeded                a namespace's limit of size or rate is reached
 ├── VersionConflict              the cube changed since it was read
 ├── EmbedderMismatch             the database was filled by another embedding model
 ├── EmbedderUnavailable          the embedding model cannot be loaded
@@ -52,6 +56,22 @@ class CubeNotFound(MemOSError, LookupError):
 
 class CubeExists(MemOSError):
     """A cube with this id is already stored."""
+
+
+class CubeFrozen(MemOSError):
+    """The cube is frozen; nothing was changed."""
+
+
+class IllegalTransition(MemOSError):
+    """A cube cannot pass from the state it is in to the one asked for; nothing was changed."""
+
+
+class NotPermitted(MemOSError):
+    """The caller may see a cube, and not do this with it; nothing was changed."""
+
+
+class LimitExceeded(MemOSError):
+    """A limit that was set for the namespace is reached; nothing was written."""
 
 
 class VersionConflict(MemOSError):

@@ -46,11 +46,16 @@ class Hit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForgetReport:
-    """What ``forget`` removed: cubes, their versions in all, and the messages they came from."""
+    """What ``forget`` removed.
+
+    ``derived`` are the cubes that were made of those forgotten, which went with them; ``versions``
+    counts those of both. ``message_ids`` are the turns whose content was erased.
+    """
 
     cubes: tuple[UUID, ...]
     versions: int
     message_ids: tuple[str, ...]
+    derived: tuple[UUID, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

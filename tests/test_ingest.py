@@ -207,7 +207,7 @@ def test_leftovers_stay_who_s_they_were(database: str, age: Any) -> None:
         embedder.broken = False
         age(database)
         bob.ingest("Bob's words")
-        owners = {hit.text: hit.cube.governance.owner for hit in bob.search("words")}
+        owners = {hit.text: hit.cube.governance.owner for hit in memos.at("acme").search("words")}
         assert owners == {"Alice's words": "alice", "Bob's words": "bob"}
 
 

@@ -62,7 +62,7 @@ def test_recall_gives_what_is_worth_showing(view: View) -> None:
     ]
     assert recall.text.startswith("- [")
     assert len(recall.text.splitlines()) == 2
-    assert view.recall("What is Ann allergic to?", k=1).hits == recall.hits[:1]
+    assert view.recall("What is Ann allergic to?", k=1).text == recall.text.splitlines()[0]
     assert view.recall("What is Ann allergic to?", token_limit=10).hits == ()
     assert view.recall(" ").hits == view.recall("?", k=0).hits == ()
     assert view.recall("a\x00\ud800 allergic?" + "x" * 2_000_000).hits

@@ -22,6 +22,7 @@ from memos_core import (
     MemCube,
     MemOS,
     Settings,
+    State,
     View,
     indexing,
 )
@@ -52,14 +53,15 @@ def turns(count: int, sessions: int = 5) -> list[dict[str, str]]:
 @pytest.fixture
 def exact(database: str) -> Iterator[MemOS]:
     """A memory that looks at everything, whatever there is."""
-    with MemOS.open(database, embedder=WordEmbedder()) as memos:
+    settings = Settings(read_events=False)  # nor changes the state of what is found
+    with MemOS.open(database, embedder=WordEmbedder(), settings=settings) as memos:
         yield memos
 
 
 @pytest.fixture
 def large(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[View]:
     """A view of the same memory that is searched by its index as soon as it has one."""
-    settings = Settings(exact_limit=0)
+    settings = Settings(exact_limit=0, read_events=False)
     with MemOS.open(database, embedder=WordEmbedder(), settings=settings) as memos:
         monkeypatch.setattr(memos.engine.indexing, "_change_later", str)  # does nothing
         yield memos.at("acme", "ann")
@@ -281,12 +283,17 @@ class TestRoutes:
             assert hit.route == ("index" if mode == "lexical" else "exact")
             assert large.search("word1", mode=mode)[0].route == "index"
 
-    def test_that_is_one_event(self, large: View) -> None:
+    def test_that_is_one_event_and_one_reuse(self, database: str, large: View) -> None:
         large.add(texts(400))
         large.build_index()
-        large.search("word1", tags=["none"])
-        large.search("word1")
-        assert len(large.events(kind="searched")) == 2
+        settings = Settings(exact_limit=0)
+        with MemOS.open(database, embedder=WordEmbedder(), settings=settings) as memos:
+            view = memos.at(*large.namespace)
+            assert view.search("word1", tags=["none"]) == []
+            (hit,) = view.search("word1", k=1)
+            assert (hit.route, hit.cube.state) == ("index", State.GENERATED)
+            assert len(view.events(kind="searched")) == 2
+            assert view.search("word1", k=1)[0].cube.state == State.ACTIVATED
 
     def test_the_past_and_deep_pages_are_looked_up_exactly(self, large: View) -> None:
         cube = large.add([*texts(250), "what it was"])[-1]

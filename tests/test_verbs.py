@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4, uuid5
 
@@ -174,7 +174,8 @@ def test_an_update_is_a_new_version(view: View) -> None:
     assert (third.tags, third.metadata, third.governance.priority) == ((), {"since": 2026}, 3)
     assert view.history(first.id) == [first, second, third]
     assert unread(view.get(first.id)) == third
-    assert [hit.cube for hit in view.search("allergic to peanuts")] == [third]
+    activated = replace(third, state=State.ACTIVATED)  # by its first reuse
+    assert [hit.cube for hit in view.search("allergic to peanuts")] == [activated]
 
 
 def test_append_adds_a_line(view: View) -> None:
@@ -307,7 +308,7 @@ def test_forgetting_erases_the_turns(view: View) -> None:
     assert view.search("code 4711") == []
     (event,) = view.events(kind="forgot")
     assert event.cube_ids == (cube.id,)
-    assert event.details == {"messages": 1, "versions": 1}
+    assert event.details == {"messages": 1, "versions": 1, "derived": 0}
 
 
 def test_forgets_a_session_or_everything(memos: MemOS, view: View) -> None:

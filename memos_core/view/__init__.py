@@ -1,10 +1,13 @@
 """Views: every verb of a memory, bound to a namespace and a caller."""
 
+from memos_core.view.governance import Governing
+from memos_core.view.lifecycle import Living
+from memos_core.view.lineage import Composing
 from memos_core.view.reading import Reading
 from memos_core.view.writing import Writing
 
 
-class View(Reading, Writing):
+class View(Reading, Writing, Living, Composing, Governing):
     """Every verb, bound to a namespace and a caller.
 
     A view writes to its namespace and reads from it and all below it. Each verb is one

@@ -13,13 +13,13 @@ from memos_core.checks import (
     checked_count,
     checked_id,
     checked_keys,
-    checked_kinds,
     checked_label,
+    checked_names,
     checked_score,
     checked_tags,
     checked_time,
 )
-from memos_core.cube import Kind, MemCube
+from memos_core.cube import Kind, MemCube, State
 from memos_core.errors import InvalidInput
 from memos_core.filters import compiled
 from memos_core.hit import Event, Hit, Stats
@@ -48,6 +48,8 @@ class Reading(Bound):
     def get(self, id: UUID | str, *, as_of: date | str | None = None) -> MemCube:
         """Return a cube as it stands, or stood at ``as_of``, with its usage.
 
+        What was made of others is returned while all of them say what they said then.
+
         Raises:
             CubeNotFound: there is, or was then, no such cube in this view.
         """
@@ -60,7 +62,7 @@ class Reading(Bound):
                 log=self.engine.settings.read_events,
             )
         )
-        return found or self._missing([cube])
+        return found or self._missing([cube], right="read")
 
     def search(
         self,
@@ -72,6 +74,7 @@ class Reading(Bound):
         tags: Iterable[str] | None = None,
         exclude_messages: Iterable[str] | None = None,
         kinds: Iterable[Kind | str] | None = None,
+        states: Iterable[State | str] | None = None,
         semantic_type: str | None = None,
         as_of: date | str | None = None,
         valid_at: date | str | None = None,
@@ -107,6 +110,9 @@ class Reading(Bound):
         names a path whose keys hold dots. ``tags`` must all be there. Cubes that came from one of
         ``exclude_messages`` are left out, such as turns that the asker has before him already.
 
+        What is archived is left out, and what was merged into a cube that can be had, unless
+        ``states`` names what is wanted: ``["archived"]``.
+
         ``as_of`` asks what was known at a moment. ``valid_at`` asks for what was true at a moment
         (default: at ``as_of``, else now; "any" for whenever). ``context=n`` adds the turn a hit
         came from with ``n`` neighbours on each side.
@@ -127,7 +133,8 @@ class Reading(Bound):
             conditions=compiled(filter),
             tags=checked_tags(tags or ()),
             without=checked_keys(exclude_messages or (), what="message id"),
-            kinds=checked_kinds(kinds),
+            kinds=checked_names(kinds, Kind, what="kind"),
+            states=checked_names(states, State, what="state"),
             semantic_type=checked_label(semantic_type, what="semantic_type"),
             as_of=checked_time(as_of, what="as_of"),
             valid_at=moment,
@@ -148,6 +155,7 @@ class Reading(Bound):
             context=neighbours,
             log=settings.read_events,
             index=self._index_for(mode, terms, filters, last=count + skipped),
+            governed=self.caller is not None,
         )
         if not wanted.terms and wanted.vector is None:
             return []
@@ -201,7 +209,7 @@ class Reading(Bound):
         """
         cube, settings = checked_id(id), self.engine.settings
         found = self.engine.run(cubes.history(self._scope, cube, log=settings.read_events))
-        return found or self._missing([cube])
+        return found or self._missing([cube], right="read")
 
     def messages(
         self, *, session: str | None = None, limit: int | None = None, retired: bool = False
@@ -241,7 +249,7 @@ class Reading(Bound):
                 self._scope,
                 kind=checked_label(kind, what="kind"),
                 cube=None if cube is None else checked_id(cube),
-                user=checked_label(caller, what="caller"),
+                by=checked_label(caller, what="caller"),
                 since=checked_time(since, what="since"),
                 until=checked_time(until, what="until"),
                 limit=checked_count(limit, what="limit"),

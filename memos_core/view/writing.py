@@ -16,6 +16,7 @@ from memos_core.checks import (
     checked_ids,
     checked_key,
     checked_label,
+    checked_many,
     checked_metadata,
     checked_period,
     checked_priority,
@@ -23,8 +24,8 @@ from memos_core.checks import (
     checked_time,
     checked_ttl,
 )
-from memos_core.cube import MemCube, Provenance
-from memos_core.errors import CubeNotFound, InvalidInput, VersionConflict
+from memos_core.cube import MemCube, Provenance, State
+from memos_core.errors import CubeExists, CubeNotFound, InvalidInput, VersionConflict
 from memos_core.hit import ForgetReport
 from memos_core.message import Message
 from memos_core.store.statements import changes, cubes
@@ -117,8 +118,8 @@ class Writing(Bound):
             )
             for cube, one in zip(ids, map(self._text, texts), strict=True)
         ]
-        if id is not None:
-            self.engine.run(cubes.clear_expired(self._scope, ids))
+        if id is not None and (taken := self.engine.run(cubes.clear_expired(self._scope, ids))):
+            raise CubeExists(f"the history of another's cube has this id already: {taken[0]}")
         added = self._store(drafts)
         return added[0] if isinstance(text, str) else added
 
@@ -249,17 +250,20 @@ class Writing(Bound):
         Raises:
             CubeNotFound: one of them is not in this view. Nothing was erased.
         """
-        many = ids if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids]
-        wanted = list(dict.fromkeys(checked_id(one) for one in many))
+        wanted = checked_many(ids)
         # Locked first: the erasing statement must see what a change under way has just written.
-        report = self.engine.run(
+        done = self.engine.run(
             changes.lock(self._scope, wanted), changes.forget(self._scope, wanted)
         )
-        self.engine.others_speak(self.namespace)
-        found = set(report.cubes)
+        found = {*done.report.cubes, *done.denied}
         if missing := [cube for cube in wanted if cube not in found]:
-            self._missing(missing)
-        return report
+            self._missing(missing, right="write")
+        if done.denied:
+            self._denied(done.denied, "write")
+        if done.frozen:
+            self._frozen(done.frozen)
+        self.engine.others_speak(self.namespace)
+        return done.report
 
     def forget_all(self, *, session: str | None = None) -> ForgetReport:
         """Erase all that this view holds, or all of a session: cubes and every message said.
@@ -269,10 +273,12 @@ class Writing(Bound):
         name = None if session is None else checked_key(session, what="session")
         with self.engine.transaction() as transaction:
             ids = transaction.run(changes.lock_all(self._scope, session=name))
-            report = transaction.run(changes.forget(self._scope, ids))
+            done = transaction.run(changes.forget(self._scope, ids))
+            if done.frozen:
+                self._frozen(done.frozen)
             others = transaction.run(log.erase(self._scope, session=name))
         self.engine.others_speak(self.namespace)
-        return replace(report, message_ids=(*report.message_ids, *others))
+        return replace(done.report, message_ids=(*done.report.message_ids, *others))
 
     def retire(self, session: str) -> int:
         """End a session's history; return how many messages left it.
@@ -346,7 +352,14 @@ class Writing(Bound):
     ) -> MemCube:
         """Compare and swap: an attempt that finds the cube moved on is made again."""
         while True:
-            current = self.engine.run(cubes.current(self._scope, cube)) or self._missing([cube])
+            known = self.engine.run(cubes.current(self._scope, [cube])).get(cube)
+            if known is None:
+                self._missing([cube], right="write")
+            if not known.may_write:
+                self._denied([cube], "write")
+            current = known.cube
+            if current.state is State.FROZEN:
+                self._frozen([cube])
             if expected is not None and current.version != expected:
                 raise VersionConflict(
                     f"cube {cube} is at version {current.version}, not {expected}: "

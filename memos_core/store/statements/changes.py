@@ -14,7 +14,8 @@ from memos_core.embedder import Model, Vectors
 from memos_core.hit import ForgetReport
 from memos_core.store.arrays import HalfVectors, SparseVector
 from memos_core.store.statement import Row, Statement, ignored
-from memos_core.store.statements.columns import COLUMNS, first_cube
+from memos_core.store.statements.columns import COLUMNS, WOKEN, first_cube
+from memos_core.store.statements.permission import MAY_READ, MAY_WRITE
 from memos_core.store.statements.scope import INSIDE, Scope
 from memos_core.words import Words
 
@@ -24,8 +25,10 @@ _OLD: LiteralString = (
     """
     WITH old AS (
         SELECT * FROM memos.cube
-        WHERE id = %(id)s AND version = %(expected)s AND """
+        WHERE id = %(id)s AND version = %(expected)s AND state <> 'frozen' AND """
     + INSIDE
+    + " AND "
+    + MAY_WRITE
     + """
         FOR UPDATE
     ), moment AS (
@@ -44,7 +47,14 @@ _LOGGED: LiteralString = (
     )
     SELECT """
     + COLUMNS
-    + ", memos.unindex(tenant, ARRAY[id], namespace) FROM changed"
+    + ","
+    + WOKEN
+    + """,
+        CASE WHEN content_version = version THEN memos.invalidate(
+            tenant, ARRAY[id], recorded_at, %(caller)s::jsonb
+        ) END AS fallen,
+        memos.unindex(tenant, ARRAY[id], namespace)
+    FROM changed"""
 )
 
 
@@ -63,13 +73,24 @@ class Change:
     valid_to: datetime | None = None
     ttl: float | None = None
 
+    @property
+    def content(self) -> bool:
+        """Whether the cube says something else, and what was made of it no longer stands."""
+        said = (self.text, self.semantic_type, self.metadata, self.valid_from, self.valid_to)
+        return any(one is not None for one in said)
 
+
+# What said the same as others may say something of its own now.
 _UPDATE: LiteralString = (
     _OLD
     + """, changed AS (
         UPDATE memos.cube AS cube SET
             version = cube.version + 1,
             recorded_at = moment.now,
+            content_version = CASE WHEN %(content)s THEN cube.version + 1
+                ELSE cube.content_version END,
+            state = CASE WHEN %(content)s AND cube.state = 'merged' THEN 'activated'
+                ELSE cube.state END,
             text = coalesce(%(text)s, cube.text),
             semantic_type = coalesce(%(semantic_type)s, cube.semantic_type),
             tags = coalesce(%(tags)s::text[], cube.tags),
@@ -109,6 +130,7 @@ def update(
         parameters=scope.parameters(
             id=cube,
             expected=expected,
+            content=change.content,
             text=change.text,
             word_count=change.words and change.words.count,
             words=change.words and SparseVector(change.words.vector),
@@ -126,6 +148,7 @@ def update(
             model=None
             if embedding is None
             else Model(name=model, width=embedding.shape[1]).as_json(),
+            as_of=None,
             kind="updated",
             details=json.dumps({"mode": mode}),
         ),
@@ -134,7 +157,8 @@ def update(
 
 
 # The content and header of another version, with its vector and words. Identity, times and the time
-# to live go on: an old version may have been meant to live for a minute.
+# to live go on: an old version may have been meant to live for a minute. What was frozen or merged
+# then is neither now. A version before the cube expired and was made anew was made of other things.
 _RESTORE: LiteralString = (
     _OLD
     + """, wanted AS (
@@ -142,10 +166,17 @@ _RESTORE: LiteralString = (
         WHERE id = %(id)s AND version = %(version)s AND """
     + INSIDE
     + """
+            AND version > ALL (
+                SELECT version FROM memos.cube_version
+                WHERE id = %(id)s AND state = 'expired' AND tenant = %(tenant)s
+            )
     ), changed AS (
         UPDATE memos.cube AS cube SET
             version = cube.version + 1,
             recorded_at = moment.now,
+            content_version = cube.version + 1,
+            state = CASE WHEN wanted.state IN ('frozen', 'merged') THEN 'activated'
+                ELSE wanted.state END,
             kind = wanted.kind,
             text = wanted.text,
             semantic_type = wanted.semantic_type,
@@ -180,6 +211,7 @@ def restore(scope: Scope, cube: UUID, *, version: int, expected: int) -> Stateme
             id=cube,
             version=version,
             expected=expected,
+            as_of=None,
             kind="restored",
             details=json.dumps({"restored_from": version}),
         ),
@@ -193,6 +225,8 @@ _LOCK: LiteralString = (
     "WITH held AS (DELETE FROM memos.cube_version WHERE false) "
     "SELECT id FROM memos.cube WHERE id = ANY(%(ids)s::uuid[]) AND "
     + INSIDE
+    + " AND "
+    + MAY_WRITE
     + " ORDER BY id FOR UPDATE"
 )
 
@@ -203,11 +237,21 @@ def lock(scope: Scope, cubes: Sequence[UUID]) -> Statement[None]:
 
 
 _LOCK_ALL: LiteralString = (
-    "WITH held AS (DELETE FROM memos.cube_version WHERE false) "
+    "WITH held AS (DELETE FROM memos.cube_version WHERE false), live AS ("
     "SELECT id FROM memos.cube "
     "WHERE (%(session)s::text IS NULL OR provenance ->> 'session' = %(session)s::text) AND "
     + INSIDE
-    + " ORDER BY id FOR UPDATE"
+    + " AND "
+    + MAY_WRITE
+    + """ ORDER BY id FOR UPDATE)
+    SELECT id FROM live
+    UNION
+    SELECT id FROM memos.cube_version
+    WHERE state = 'expired'
+        AND (%(session)s::text IS NULL OR provenance ->> 'session' = %(session)s::text) AND """
+    + INSIDE
+    + " AND "
+    + MAY_WRITE
 )
 
 
@@ -220,29 +264,49 @@ def lock_all(scope: Scope, *, session: str | None) -> Statement[list[UUID]]:
     )
 
 
-# All or nothing: where one id is unknown, `whole` is empty and nothing is removed. The turns that a
-# cube came from say what it says, so their content goes with it; their ids stay, so that a client
-# that sends them again does not bring them back.
+# All or nothing: where one id is unknown, may not be written, or is frozen, or something frozen was
+# made of it, `whole` is empty and nothing is removed. What was made of them, whosever it is, goes
+# with them. The turns that a cube came from say what it says, so their content goes with it; their
+# ids stay, so that a client that sends them again does not bring them back.
 _FORGET: LiteralString = (
     """
     WITH doomed AS (
-        SELECT tenant, id, namespace, provenance, message_ids FROM memos.cube
-        WHERE id = ANY(%(ids)s::uuid[]) AND """
+        SELECT DISTINCT ON (id) id, namespace, provenance, message_ids, state, may_write
+        FROM (
+            SELECT id, namespace, provenance, message_ids, state, version, """
+    + MAY_WRITE
+    + """ AS may_write FROM memos.cube
+            WHERE id = ANY(%(ids)s::uuid[]) AND """
     + INSIDE
+    + " AND "
+    + MAY_READ
     + """
+            UNION ALL
+            SELECT id, namespace, provenance, message_ids, state, version, """
+    + MAY_WRITE
+    + """ AS may_write FROM memos.cube_version
+            WHERE id = ANY(%(ids)s::uuid[]) AND state = 'expired' AND """
+    + INSIDE
+    + " AND "
+    + MAY_READ
+    + """
+        ) AS known
+        ORDER BY id, version DESC
+    ), derived AS (
+        SELECT DISTINCT cube AS id FROM memos.source
+        WHERE tenant = %(tenant)s AND source = ANY(%(ids)s::uuid[])
+            AND cube <> ALL(%(ids)s::uuid[])
+    ), frozen AS (
+        SELECT id FROM memos.cube
+        WHERE tenant = %(tenant)s AND state = 'frozen'
+            AND (id = ANY(%(ids)s::uuid[]) OR id IN (SELECT id FROM derived))
     ), whole AS (
-        SELECT count(*) AS cubes FROM doomed HAVING count(*) = cardinality(%(ids)s::uuid[])
-    ), gone AS (
-        DELETE FROM memos.cube USING whole
-        WHERE tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[])
-        RETURNING id
-    ), versions AS (
-        DELETE FROM memos.cube_version USING whole
-        WHERE tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[])
-        RETURNING id
-    ), vectors AS (
-        DELETE FROM memos.reembedding USING whole
-        WHERE tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[])
+        SELECT count(*) AS cubes FROM doomed WHERE may_write
+        HAVING count(*) = cardinality(%(ids)s::uuid[]) AND NOT EXISTS (SELECT FROM frozen)
+    ), removed AS MATERIALIZED (
+        SELECT memos.erase(
+            %(tenant)s, %(ids)s::uuid[] || ARRAY(SELECT id FROM derived)
+        ) AS versions FROM whole WHERE cubes > 0
     ), said AS (
         SELECT DISTINCT
             namespace, coalesce(provenance ->> 'session', '') AS session, unnest(message_ids) AS id
@@ -259,33 +323,46 @@ _FORGET: LiteralString = (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
         SELECT
             %(tenant)s, now(), 'forgot', %(namespace)s::text[], %(caller)s::jsonb,
-            %(ids)s::uuid[], jsonb_build_object(
-                'messages', (SELECT count(*) FROM erased),
-                'versions', cubes + (SELECT count(*) FROM versions)
+            %(ids)s::uuid[] || ARRAY(SELECT id FROM derived), jsonb_build_object(
+                'messages', (SELECT count(*) FROM erased), 'versions', versions,
+                'derived', (SELECT count(*) FROM derived)
             )
-        FROM whole WHERE cubes > 0
+        FROM removed
     )
     SELECT
-        ARRAY(SELECT id FROM doomed) AS found,
-        (SELECT count(*) FROM gone) + (SELECT count(*) FROM versions) AS versions,
-        ARRAY(SELECT id FROM erased) AS message_ids,
-        (SELECT memos.unindex(%(tenant)s, %(ids)s::uuid[]) FROM whole WHERE cubes > 0)
+        ARRAY(SELECT id FROM doomed WHERE may_write) AS cubes,
+        ARRAY(SELECT id FROM doomed WHERE NOT may_write) AS denied,
+        ARRAY(SELECT id FROM frozen) AS frozen,
+        ARRAY(SELECT id FROM derived, whole) AS derived,
+        coalesce((SELECT versions FROM removed), 0) AS versions,
+        ARRAY(SELECT id FROM erased) AS message_ids
     """
 )
 
 
-def forget(scope: Scope, cubes: Sequence[UUID]) -> Statement[ForgetReport]:
-    """Remove cubes with all their versions and the content of the messages they came from.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forgetting:
+    """What came of it; where a cube was not found, denied, or frozen, nothing was removed."""
 
-    Where the report names fewer cubes than were asked for, nothing was removed.
-    """
-    return Statement(sql=_FORGET, parameters=scope.parameters(ids=list(cubes)), read=_forget_report)
+    report: ForgetReport
+    denied: tuple[UUID, ...]
+    frozen: tuple[UUID, ...]
 
 
-def _forget_report(rows: Sequence[Row]) -> ForgetReport:
+def forget(scope: Scope, cubes: Sequence[UUID]) -> Statement[Forgetting]:
+    """Remove cubes with all their versions, what was made of them, and the messages' content."""
+    return Statement(sql=_FORGET, parameters=scope.parameters(ids=list(cubes)), read=_forgetting)
+
+
+def _forgetting(rows: Sequence[Row]) -> Forgetting:
     (row,) = rows
-    return ForgetReport(
-        cubes=tuple(row["found"]),
-        versions=row["versions"],
-        message_ids=tuple(row["message_ids"]),
+    return Forgetting(
+        report=ForgetReport(
+            cubes=tuple(row["cubes"]),
+            derived=tuple(row["derived"]),
+            versions=row["versions"],
+            message_ids=tuple(row["message_ids"]),
+        ),
+        denied=tuple(row["denied"]),
+        frozen=tuple(row["frozen"]),
     )

@@ -18,7 +18,13 @@ COLUMNS: LiteralString = """
     expires_at
 """
 # What search reads beside them.
-SEARCHED: LiteralString = "word_count, words, thread, turn, embedding"
+SEARCHED: LiteralString = "word_count, words, thread, turn, embedding, derived"
+# Whether it was read by then: readers write nothing into what they read, so that stands beside it.
+WOKEN: LiteralString = """(
+        SELECT true FROM memos.activation
+        WHERE activation.tenant = %(tenant)s AND activation.cube = id
+            AND activation.at <= coalesce(%(as_of)s::timestamptz, now())
+    ) AS woken"""
 
 
 def provenance_json(provenance: Provenance) -> dict[str, object]:
@@ -34,14 +40,17 @@ def provenance_json(provenance: Provenance) -> dict[str, object]:
 
 
 def cube_from(row: Row) -> MemCube:
-    """Read one row of ``COLUMNS``."""
+    """Read one row of ``COLUMNS``, and of ``WOKEN`` where that was asked for."""
+    state = State(row["state"])
+    if state is State.GENERATED and row.get("woken"):
+        state = State.ACTIVATED
     origin = dict(cast("dict[str, Any]", row["provenance"]))
     said_at = origin.pop("said_at", None)
     return MemCube(
         id=row["id"],
         namespace=_namespace(*row["namespace"]),
         kind=Kind(row["kind"]),
-        state=State(row["state"]),
+        state=state,
         version=row["version"],
         text=row["text"],
         semantic_type=row["semantic_type"],

@@ -15,15 +15,16 @@ from memos_core.embedder import Model, Vectors
 from memos_core.message import Message
 from memos_core.namespace import Namespace
 from memos_core.store.arrays import HalfVectors, SparseVectors, Texts, Uuids
-from memos_core.store.statement import Row, Statement, ignored
+from memos_core.store.statement import Row, Statement
 from memos_core.store.statements.columns import (
     COLUMNS,
     SEARCHED,
+    WOKEN,
     cube_from,
     cubes_from,
-    first_cube,
     provenance_json,
 )
+from memos_core.store.statements.permission import MAY_READ, MAY_WRITE, STANDS, STOOD
 from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, Scope
 from memos_core.words import Words
 
@@ -100,13 +101,13 @@ _ADDED: LiteralString = (
     + COLUMNS
     + ","
     + SEARCHED
-    + """)
+    + """, content_version)
         SELECT
-            %(tenant)s, id, %(namespace)s::text[], 'plaintext', 'generated', 1, text,
+            %(tenant)s, id, %(namespace)s::text[], 'plaintext', 'generated', %(version)s, text,
             %(semantic_type)s, %(tags)s::text[], metadata, provenance, message_ids, owner,
             %(priority)s, %(sensitivity)s::text[], valid_from, %(valid_to)s::timestamptz, now(),
             now(), now() + make_interval(secs => %(ttl)s), word_count, words, thread, turn,
-            embedding
+            embedding, %(derived)s, %(version)s
         FROM draft
         WHERE memos.embedded_by(%(model)s::jsonb)
         RETURNING id, metadata, valid_from, recorded_at, expires_at
@@ -123,16 +124,28 @@ _ADDED: LiteralString = (
 )
 _LOGGED: LiteralString = " FROM added HAVING count(*) > 0) SELECT * FROM added"
 # One row says what the store made of all: they have one header.
-_ADD: LiteralString = _FACTS + _ADDED + "'{}'::jsonb" + _LOGGED + " LIMIT 1"
+_ADD: LiteralString = _FACTS + _ADDED + "%(details)s::jsonb" + _LOGGED + " LIMIT 1"
 _READ: LiteralString = (
     _TURNS + _ADDED + "jsonb_build_object('messages', (SELECT count(*) FROM claimed))" + _LOGGED
 )
 
 
 def add(
-    scope: Scope, drafts: Sequence[Draft], embeddings: Vectors, *, model: str
+    scope: Scope,
+    drafts: Sequence[Draft],
+    embeddings: Vectors,
+    *,
+    model: str,
+    kind: str = "added",
+    details: Mapping[str, object] | None = None,
+    version: int = 1,
+    derived: bool = False,
 ) -> Statement[list[MemCube]]:
-    """Store new cubes with one header and provenance in common, all or none."""
+    """Store new cubes with one header and provenance in common, all or none.
+
+    ``kind`` and ``details`` are the event's; a cube that takes an expired one's place goes on from
+    its ``version``.
+    """
     header, provenance = drafts[0].header, drafts[0].provenance
     return Statement(
         sql=_ADD,
@@ -142,9 +155,14 @@ def add(
             provenance=_json(provenance_json(provenance)),
             owner=header.owner,
             valid_from=header.valid_from,
-            kind="added",
+            kind=kind,
+            details=_json(dict(details or {})),
+            version=version,
+            derived=derived,
         ),
-        read=lambda rows: [_cube(rows[0], draft, scope.namespace) for draft in drafts],
+        read=lambda rows: [
+            replace(_cube(rows[0], draft, scope.namespace), version=version) for draft in drafts
+        ],
     )
 
 
@@ -174,6 +192,8 @@ def read(
             sessions=[message.session or "" for message in messages],
             messages=[message.id for message in messages],
             kind="ingested",
+            version=1,
+            derived=False,
         ),
         read=lambda rows: _those_of(rows, drafts, scope.namespace),
     )
@@ -235,26 +255,52 @@ def _cube(row: Row, draft: Draft, namespace: Namespace) -> MemCube:
 
 _CLEAR_EXPIRED: LiteralString = (
     """
-    WITH over AS (
-        SELECT tenant, id FROM memos.cube
+    WITH lapsed AS (
+        SELECT id FROM memos.cube
         WHERE id = ANY(%(ids)s::uuid[]) AND expires_at <= now() AND """
     + INSIDE
+    + " AND "
+    + MAY_WRITE
     + """
         FOR UPDATE
-    ), versions AS (
-        DELETE FROM memos.cube_version WHERE (tenant, id) IN (SELECT tenant, id FROM over)
-    ), cleared AS (
-        DELETE FROM memos.cube WHERE (tenant, id) IN (SELECT tenant, id FROM over)
-        RETURNING id
+    ), ended AS (
+        SELECT id FROM memos.cube_version
+        WHERE id = ANY(%(ids)s::uuid[]) AND state = 'expired' AND """
+    + INSIDE
+    + " AND "
+    + MAY_WRITE
+    + """ AND id NOT IN (
+            SELECT id FROM memos.cube
+            WHERE tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[])
+        )
+    ), over AS (
+        SELECT array_agg(id) AS ids FROM (SELECT id FROM lapsed UNION SELECT id FROM ended) AS gone
+    ), fallen AS MATERIALIZED (
+        SELECT memos.invalidate(
+            %(tenant)s, ids, clock_timestamp(), %(caller)s::jsonb
+        ) AS ids FROM over WHERE ids IS NOT NULL
+    ), erased AS MATERIALIZED (
+        SELECT memos.erase(%(tenant)s, over.ids) AS versions FROM over, fallen
     )
-    SELECT memos.unindex(%(tenant)s, array_agg(id)) FROM cleared HAVING count(*) > 0
+    SELECT (SELECT versions FROM erased), ARRAY(
+        SELECT DISTINCT id FROM memos.cube_version
+        WHERE tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[]) AND state = 'expired'
+            AND id <> ALL(coalesce((SELECT ids FROM over), '{}'))
+    ) AS taken
     """
 )
 
 
-def clear_expired(scope: Scope, cubes: Sequence[UUID]) -> Statement[None]:
-    """Make room for new cubes under ids whose cubes have expired."""
-    return Statement(sql=_CLEAR_EXPIRED, parameters=scope.parameters(ids=list(cubes)), read=ignored)
+def clear_expired(scope: Scope, cubes: Sequence[UUID]) -> Statement[list[UUID]]:
+    """Make room for new cubes under ids whose cubes have expired; read those that have a history.
+
+    Of such a cube only those who may write it can take the place.
+    """
+    return Statement(
+        sql=_CLEAR_EXPIRED,
+        parameters=scope.parameters(ids=list(cubes)),
+        read=lambda rows: rows[0]["taken"],
+    )
 
 
 # A version held from when it was recorded until it was superseded; the current one still holds.
@@ -262,21 +308,37 @@ _AT: LiteralString = """
     AND recorded_at <= coalesce(%(as_of)s, now())
     AND (expires_at IS NULL OR expires_at > coalesce(%(as_of)s, now()))
 """
+_COLUMNS: LiteralString = COLUMNS + "," + WOKEN
 _FOUND: LiteralString = (
     "SELECT "
-    + COLUMNS
+    + _COLUMNS
     + " FROM memos.cube WHERE id = %(id)s AND "
     + INSIDE
     + _AT
-    + " UNION ALL SELECT "
-    + COLUMNS
+    + " AND "
+    + MAY_READ
+    + " AND CASE WHEN %(as_of)s::timestamptz IS NULL THEN "
+    + STANDS
+    + " ELSE "
+    + STOOD
+    + " END"
+)
+_FOUND_THEN: LiteralString = (
+    "SELECT "
+    + _COLUMNS
     + " FROM memos.cube_version WHERE id = %(id)s AND superseded_at > %(as_of)s AND "
     + INSIDE
     + _AT
+    + " AND "
+    + MAY_READ
+    + " AND "
+    + STOOD
 )
 _GET: LiteralString = (
     "WITH found AS ("
     + _FOUND
+    + " UNION ALL "
+    + _FOUND_THEN
     + """
     ), logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
@@ -285,6 +347,11 @@ _GET: LiteralString = (
     + LAZY_COMMIT
     + """
         WHERE %(log)s
+    ), activated AS (
+        INSERT INTO memos.activation (tenant, cube, at)
+        SELECT tenant, id, now() FROM found
+        WHERE %(log)s AND %(as_of)s::timestamptz IS NULL AND woken IS NULL
+        ON CONFLICT DO NOTHING
     )
     SELECT found.*, usage.*
     FROM found, LATERAL (
@@ -314,17 +381,38 @@ def _with_usage(rows: Sequence[Row]) -> MemCube | None:
     return None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Current:
+    """A cube as it stands, for a change to it, and whether the caller may change it."""
+
+    cube: MemCube
+    may_write: bool
+
+
 _CURRENT: LiteralString = (
     "SELECT "
-    + COLUMNS
-    + " FROM memos.cube WHERE id = %(id)s AND (expires_at IS NULL OR expires_at > now()) AND "
+    + _COLUMNS
+    + ","
+    + MAY_WRITE
+    + """ AS may_write FROM memos.cube
+    WHERE id = ANY(%(ids)s::uuid[]) AND (expires_at IS NULL OR expires_at > now()) AND """
     + INSIDE
+    + " AND "
+    + MAY_READ
+    + " AND "
+    + STANDS
 )
 
 
-def current(scope: Scope, cube: UUID) -> Statement[MemCube | None]:
-    """Read the current version of a cube for a change to it; no event."""
-    return Statement(sql=_CURRENT, parameters=scope.parameters(id=cube), read=first_cube)
+def current(scope: Scope, cubes: Sequence[UUID]) -> Statement[dict[UUID, Current]]:
+    """Read the current versions of cubes for a change to them; no event."""
+    return Statement(
+        sql=_CURRENT,
+        parameters=scope.parameters(ids=list(cubes), as_of=None),
+        read=lambda rows: {
+            row["id"]: Current(cube=cube_from(row), may_write=row["may_write"]) for row in rows
+        },
+    )
 
 
 _VERSIONS: LiteralString = (
@@ -332,6 +420,10 @@ _VERSIONS: LiteralString = (
     SELECT id, version FROM memos.cube
     WHERE id = ANY(%(ids)s::uuid[]) AND (expires_at IS NULL OR expires_at > now()) AND """
     + INSIDE
+    + " AND "
+    + MAY_READ
+    + " AND "
+    + STANDS
 )
 
 
@@ -346,13 +438,21 @@ def versions(scope: Scope, cubes: Sequence[UUID]) -> Statement[dict[UUID, int]]:
 
 _HISTORY: LiteralString = (
     "WITH found AS (SELECT "
-    + COLUMNS
+    + _COLUMNS
     + " FROM memos.cube_version WHERE id = %(id)s AND "
     + INSIDE
+    + " AND "
+    + MAY_READ
+    + " AND "
+    + STOOD
     + " UNION ALL SELECT "
-    + COLUMNS
+    + _COLUMNS
     + " FROM memos.cube WHERE id = %(id)s AND "
     + INSIDE
+    + " AND "
+    + MAY_READ
+    + " AND "
+    + STOOD
     + """
     ), logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
@@ -372,4 +472,8 @@ _HISTORY: LiteralString = (
 
 def history(scope: Scope, cube: UUID, *, log: bool) -> Statement[list[MemCube]]:
     """Read every version of a cube, the oldest first; none where there is no such cube."""
-    return Statement(sql=_HISTORY, parameters=scope.parameters(id=cube, log=log), read=cubes_from)
+    return Statement(
+        sql=_HISTORY,
+        parameters=scope.parameters(id=cube, as_of=None, log=log),
+        read=cubes_from,
+    )

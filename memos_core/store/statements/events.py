@@ -9,11 +9,25 @@ from uuid import UUID
 
 from memos_core.hit import Event, Stats
 from memos_core.namespace import Namespace
-from memos_core.store.statement import Row, Statement
+from memos_core.store.statement import Row, Statement, ignored
+from memos_core.store.statements.permission import MAY_READ, MAY_READ_MESSAGE, STANDS
 from memos_core.store.statements.scope import INSIDE, Scope
 
+# Who asks by name sees what he did himself, and all that was done with a cube that is his.
 _EVENTS: LiteralString = (
-    "SELECT id, at, kind, namespace, caller, cube_ids, details FROM memos.event WHERE " + INSIDE
+    "SELECT id, at, kind, namespace, caller, cube_ids, details FROM memos.event WHERE "
+    + INSIDE
+    + """ AND (
+        %(user)s::text IS NULL OR caller ->> 'user' = %(user)s::text
+        OR %(cube)s::uuid IN (
+            SELECT id FROM memos.cube
+            WHERE cube.tenant = %(tenant)s AND owner = %(user)s::text AND id = %(cube)s::uuid
+            UNION ALL
+            SELECT id FROM memos.cube_version
+            WHERE cube_version.tenant = %(tenant)s AND owner = %(user)s::text
+                AND id = %(cube)s::uuid
+        )
+    )"""
 )
 _LATEST: LiteralString = " ORDER BY at DESC, id DESC LIMIT %(limit)s OFFSET %(offset)s"
 
@@ -23,7 +37,7 @@ def events(
     *,
     kind: str | None,
     cube: UUID | None,
-    user: str | None,
+    by: str | None,
     since: datetime | None,
     until: datetime | None,
     limit: int,
@@ -33,14 +47,14 @@ def events(
     given: list[tuple[object, LiteralString]] = [
         (kind, " AND kind = %(kind)s"),
         (cube, " AND cube_ids @> ARRAY[%(cube)s::uuid]"),
-        (user, " AND caller ->> 'user' = %(user)s"),
+        (by, " AND caller ->> 'user' = %(by)s"),
         (since, " AND at >= %(since)s"),
         (until, " AND at < %(until)s"),
     ]
     return Statement(
         sql=_EVENTS + "".join([sql for value, sql in given if value is not None]) + _LATEST,
         parameters=scope.parameters(
-            kind=kind, cube=cube, user=user, since=since, until=until, limit=limit, offset=offset
+            kind=kind, cube=cube, by=by, since=since, until=until, limit=limit, offset=offset
         ),
         read=_events,
     )
@@ -61,17 +75,55 @@ def _events(rows: Sequence[Row]) -> list[Event]:
     ]
 
 
+_DENIED: LiteralString = (
+    """
+    WITH denied AS (
+        SELECT DISTINCT id FROM (
+            SELECT id FROM memos.cube WHERE id = ANY(%(ids)s::uuid[]) AND """
+    + INSIDE
+    + """ UNION ALL
+            SELECT id FROM memos.cube_version WHERE id = ANY(%(ids)s::uuid[]) AND """
+    + INSIDE
+    + """
+        ) AS there
+    ), logged AS (
+        INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
+        SELECT
+            %(tenant)s, now(), 'denied', %(namespace)s::text[], %(caller)s::jsonb, array_agg(id),
+            jsonb_build_object('right', %(right)s::text)
+        FROM denied HAVING count(*) > 0
+    )
+    SELECT
+    """
+)
+
+
+def denied(scope: Scope, cubes: Sequence[UUID], right: str) -> Statement[None]:
+    """Write down that a caller asked for what he may not have; nothing where nothing is there."""
+    return Statement(
+        sql=_DENIED, parameters=scope.parameters(ids=list(cubes), right=right), read=ignored
+    )
+
+
 _STATS: LiteralString = (
     "SELECT (SELECT count(*) FROM memos.cube WHERE "
     "(expires_at IS NULL OR expires_at > now()) AND "
     + INSIDE
+    + " AND "
+    + MAY_READ
+    + " AND "
+    + STANDS
     + ") AS cubes, (SELECT count(*) FROM memos.cube_version WHERE "
     + INSIDE
+    + " AND "
+    + MAY_READ
     + ") AS superseded, (SELECT count(*) FROM memos.message WHERE forgotten_at IS NULL AND "
     + INSIDE
+    + " AND "
+    + MAY_READ_MESSAGE
     + ") AS messages, (SELECT count(*) FROM memos.event WHERE "
     + INSIDE
-    + """) AS events, (
+    + """ AND (%(user)s::text IS NULL OR caller ->> 'user' = %(user)s::text)) AS events, (
         SELECT cubes FROM memos.search_index
         WHERE tenant = %(tenant)s AND namespace = %(namespace)s::text[] AND built_at IS NOT NULL
     ) AS indexed, pg_database_size(current_database()) AS bytes,

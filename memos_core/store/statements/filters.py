@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
 
+from memos_core.store.statements.permission import STANDS, STOOD, UNHEARD, UNHEARD_THEN
+
 # Metadata conditions come as one value, so that no SQL is ever made of what a user wrote.
 _METADATA: LiteralString = """
     NOT EXISTS (
@@ -38,6 +40,9 @@ _NOT_FROM: LiteralString = """
     ))
 """
 
+_SPEAKS: LiteralString = "(state IN ('generated', 'activated', 'frozen') OR " + UNHEARD + ")"
+_SPOKE: LiteralString = "(state IN ('generated', 'activated', 'frozen') OR " + UNHEARD_THEN + ")"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Filters:
@@ -56,12 +61,17 @@ class Filters:
     as_of: datetime | None = None
     valid_at: datetime | None = None
     any_time: bool = False
+    states: tuple[str, ...] | None = None
 
     @property
     def selective(self) -> bool:
         """Whether few memories may pass."""
         return bool(
-            self.conditions or self.tags or self.kinds is not None or self.semantic_type is not None
+            self.conditions
+            or self.tags
+            or self.kinds is not None
+            or self.semantic_type is not None
+            or self.states is not None
         )
 
     def sql(self) -> LiteralString:
@@ -72,7 +82,9 @@ class Filters:
         elif self.as_of is not None:
             moment = "%(as_of)s::timestamptz"
         given: list[tuple[bool, LiteralString]] = [
-            (True, "state IN ('generated', 'activated', 'merged', 'frozen')"),
+            (self.states is None, _SPEAKS if self.as_of is None else _SPOKE),
+            (self.states is not None, "state = ANY(%(states)s::text[])"),
+            (True, STANDS if self.as_of is None else STOOD),
             (not self.any_time, "(valid_from IS NULL OR valid_from <= " + moment + ")"),
             (not self.any_time, "(valid_to IS NULL OR valid_to > " + moment + ")"),
             (bool(self.tags), "tags @> %(tags)s::text[]"),
@@ -89,6 +101,7 @@ class Filters:
             "conditions": self.conditions,
             "tags": list(self.tags),
             "without": list(self.without),
+            "states": None if self.states is None else list(self.states),
             "kinds": None if self.kinds is None else list(self.kinds),
             "semantic_type": self.semantic_type,
             "as_of": self.as_of,

@@ -9,6 +9,7 @@ from typing import LiteralString
 
 from memos_core.message import Message
 from memos_core.store.statement import Row, Statement, ignored
+from memos_core.store.statements.permission import MAY_READ_MESSAGE, MAY_WRITE_MESSAGE
 from memos_core.store.statements.scope import INSIDE, Scope
 
 
@@ -181,12 +182,14 @@ def speakers(scope: Scope, *, steps: int) -> Statement[frozenset[str]]:
     )
 
 
-_MESSAGES: LiteralString = """
+_MESSAGES: LiteralString = (
+    """
     SELECT * FROM (
         SELECT * FROM memos.message
         WHERE (%(retired)s OR retired_at IS NULL) AND forgotten_at IS NULL
-            AND tenant = %(tenant)s AND namespace = %(namespace)s::text[]
-    """
+            AND tenant = %(tenant)s AND namespace = %(namespace)s::text[] AND """
+    + MAY_READ_MESSAGE
+)
 _OF_SESSION: LiteralString = " AND session = %(session)s"
 _LATEST: LiteralString = " ORDER BY position DESC LIMIT %(limit)s) AS latest ORDER BY position"
 
@@ -211,6 +214,8 @@ _ERASE: LiteralString = (
         WHERE forgotten_at IS NULL
             AND (%(session)s::text IS NULL OR session = %(session)s::text) AND """
     + INSIDE
+    + " AND "
+    + MAY_WRITE_MESSAGE
     + """
         RETURNING id
     ), logged AS (
@@ -234,11 +239,14 @@ def erase(scope: Scope, *, session: str | None) -> Statement[tuple[str, ...]]:
     )
 
 
-_RETIRE: LiteralString = """
+_RETIRE: LiteralString = (
+    """
     WITH retired AS (
         UPDATE memos.message SET retired_at = now()
         WHERE session = %(session)s AND retired_at IS NULL
-            AND tenant = %(tenant)s AND namespace = %(namespace)s::text[]
+            AND tenant = %(tenant)s AND namespace = %(namespace)s::text[] AND """
+    + MAY_WRITE_MESSAGE
+    + """
         RETURNING id
     ), counted AS (
         SELECT count(*) AS messages FROM retired
@@ -251,6 +259,7 @@ _RETIRE: LiteralString = """
     )
     SELECT messages FROM counted
     """
+)
 
 
 def retire(scope: Scope, session: str) -> Statement[int]:

@@ -33,6 +33,7 @@ class Scope:
             "namespace": list(self.namespace),
             "after": self.namespace.after,
             "caller": self._caller(),
+            "user": self.caller.user if self.caller else None,
             **others,
         }
 

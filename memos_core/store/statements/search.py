@@ -15,9 +15,10 @@ from memos_core.question import Terms
 from memos_core.settings import Weights
 from memos_core.store.statement import Row, Statement
 from memos_core.store.statements import candidates, ranking
-from memos_core.store.statements.columns import COLUMNS, SEARCHED, cube_from
+from memos_core.store.statements.columns import COLUMNS, SEARCHED, WOKEN, cube_from
 from memos_core.store.statements.filters import Filters
 from memos_core.store.statements.messages import message_from
+from memos_core.store.statements.permission import MAY_READ, MAY_READ_MESSAGE
 from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, Scope
 
 
@@ -27,7 +28,8 @@ class Query:
 
     ``terms`` is None where words are not to count, ``vector`` (of shape (1, width)) where
     meaning is not. ``names`` are the speakers that the question mentions. With ``index``, the
-    view's search index, not all memories are looked at.
+    view's search index, not all memories are looked at. Where ``governed``, somebody asks by name,
+    and only what he may read is looked at.
     """
 
     terms: Terms | None
@@ -42,6 +44,7 @@ class Query:
     context: int
     log: bool
     index: int | None = None
+    governed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,23 +62,17 @@ _KNOWN: LiteralString = (
 _SUPERSEDED: LiteralString = " superseded_at > %(as_of)s AND "
 _FROM_NOW: LiteralString = "SELECT " + COLUMNS + "," + SEARCHED + " FROM memos.cube WHERE "
 _FROM_THEN: LiteralString = "SELECT " + COLUMNS + "," + SEARCHED + " FROM memos.cube_version WHERE "
-_NOW: LiteralString = _FROM_NOW + _LIVE + INSIDE
-_THEN: LiteralString = (
-    _FROM_NOW + _KNOWN + INSIDE + " UNION ALL " + _FROM_THEN + _SUPERSEDED + _KNOWN + INSIDE
-)
 # By the primary key; OFFSET keeps the planner from looking them up in another way.
 _THE_BEST: LiteralString = " tenant = %(tenant)s AND id = best.id"
-_FETCH_NOW: LiteralString = (
-    "SELECT " + COLUMNS + " FROM memos.cube WHERE " + _THE_BEST + " OFFSET 0"
-)
+_FETCHED: LiteralString = "SELECT " + COLUMNS + "," + WOKEN
+_FETCH_NOW: LiteralString = _FETCHED + " FROM memos.cube WHERE " + _THE_BEST + " OFFSET 0"
 _FETCH_THEN: LiteralString = (
-    "SELECT "
-    + COLUMNS
+    _FETCHED
     + " FROM memos.cube WHERE "
     + _KNOWN
     + _THE_BEST
-    + " UNION ALL SELECT "
-    + COLUMNS
+    + " UNION ALL "
+    + _FETCHED
     + " FROM memos.cube_version WHERE "
     + _SUPERSEDED
     + _KNOWN
@@ -95,7 +92,14 @@ _LOGGED: LiteralString = (
         FROM """
     + LAZY_COMMIT
 )
-_CONTEXT: LiteralString = """(
+# In the order of ids, so that two searches that find the same do not wait for each other in a ring.
+_ACTIVATED: LiteralString = """, activated AS (
+        INSERT INTO memos.activation (tenant, cube, at)
+        SELECT tenant, id, now() FROM answer
+        WHERE state = 'generated' AND woken IS NULL"""
+_ONCE: LiteralString = " ORDER BY id ON CONFLICT DO NOTHING)"
+_CONTEXT: LiteralString = (
+    """(
         SELECT jsonb_agg(to_jsonb(turn) ORDER BY turn.position)
         FROM (
             SELECT near.* FROM memos.message AS source
@@ -116,7 +120,10 @@ _CONTEXT: LiteralString = """(
         ) AS turn
         WHERE turn.forgotten_at IS NULL
             AND turn.recorded_at <= coalesce(%(as_of)s::timestamptz, 'infinity')
-    )"""
+            AND """
+    + MAY_READ_MESSAGE
+    + ")"
+)
 
 
 def search(scope: Scope, query: Query) -> Statement[Found]:
@@ -150,26 +157,30 @@ def search(scope: Scope, query: Query) -> Statement[Found]:
 
 
 def _finish(query: Query, columns: LiteralString) -> LiteralString:
-    """Log what was found and fetch it; ``columns`` are what ``best`` knows beside id and place."""
-    sql = (
-        " SELECT cube.*, place, "
+    """Fetch what was found and log it; ``columns`` are what ``best`` knows beside id and place."""
+    answer = (
+        ", answer AS MATERIALIZED (SELECT cube.*, place, "
         + columns
         + (", " + _CONTEXT + " AS context" if query.context else "")
-    )
-    found = (
-        "best CROSS JOIN LATERAL ("
+        + " FROM best CROSS JOIN LATERAL ("
         + (_FETCH_NOW if query.filters.as_of is None else _FETCH_THEN)
-        + ") AS cube"
+        + ") AS cube)"
     )
+    wakes = query.log and query.filters.as_of is None
     if query.index is None:
-        return (_LOGGED + ")" if query.log else "") + sql + " FROM " + found + " ORDER BY place"
+        return (
+            answer
+            + (_LOGGED + ")" if query.log else "")
+            + (_ACTIVATED + _ONCE if wakes else "")
+            + " SELECT * FROM answer ORDER BY place"
+        )
+    known: LiteralString = "(SELECT enough FROM enough)"
     return (
         candidates.enough(by_words_alone=query.vector is None)
-        + (_LOGGED + " WHERE (SELECT enough FROM enough))" if query.log else "")
-        + sql
-        + ", enough FROM enough LEFT JOIN ("
-        + found
-        + ") ON true ORDER BY place"
+        + answer
+        + (_LOGGED + " WHERE " + known + ")" if query.log else "")
+        + (_ACTIVATED + " AND " + known + _ONCE if wakes else "")
+        + " SELECT answer.*, enough FROM enough LEFT JOIN answer ON true ORDER BY place"
     )
 
 
@@ -180,7 +191,7 @@ def _by_vector(query: Query) -> LiteralString:
         sources = " memory AS NOT MATERIALIZED (" + _memory(query) + ")"
         memories = "SELECT " + columns + " FROM memory WHERE " + passing
     else:
-        passing = _LIVE + passing
+        passing = _live(query) + passing
         sources = candidates.nearest(columns, passing, _DISTANCE) + "," + candidates.LATE
         late = candidates.fetched("SELECT id FROM late", columns, passing)
         memories = "SELECT * FROM nearest UNION ALL " + late
@@ -233,7 +244,7 @@ def _all(query: Query, terms: Terms) -> LiteralString:
 def _likely(query: Query, terms: Terms) -> LiteralString:
     """Return the same from the view's search index."""
     columns = _ranked(query, terms, "(" + query.filters.sql() + ")")
-    live = _LIVE + ("true" if query.vector is None else _SAME_MODEL)
+    live = _live(query) + ("true" if query.vector is None else _SAME_MODEL)
     passing = live + " AND " + query.filters.sql()
     nearest: LiteralString = ""
     found = "SELECT * FROM worded UNION ALL " + candidates.fetched(
@@ -259,7 +270,14 @@ def _likely(query: Query, terms: Terms) -> LiteralString:
 
 
 def _memory(query: Query) -> LiteralString:
-    return _NOW if query.filters.as_of is None else _THEN
+    inside: LiteralString = INSIDE + (" AND " + MAY_READ if query.governed else "")
+    if query.filters.as_of is None:
+        return _FROM_NOW + _LIVE + inside
+    return _FROM_NOW + _KNOWN + inside + " UNION ALL " + _FROM_THEN + _SUPERSEDED + _KNOWN + inside
+
+
+def _live(query: Query) -> LiteralString:
+    return _LIVE + (MAY_READ + " AND " if query.governed else "")
 
 
 def _ranked(query: Query, terms: Terms, passes: LiteralString) -> LiteralString:

@@ -1,0 +1,56 @@
+"""How one text is made of several: by a language model, or by a rule that anyone can follow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+from memos_core.cube import MemCube
+
+ChatFn = Callable[[Sequence[Mapping[str, str]]], str]
+
+_SENTENCE_END = re.compile(r"(?<=[.!?…。！？])\s+|\n+")  # noqa: RUF001 full-width marks too
+_NOT_WORDS = re.compile(r"\W+")
+_ASK = (
+    "Write one memory that says everything the following memories say, each fact once, in as few "
+    "sentences as that takes. Where two of them contradict each other, the later one is right; say "
+    "since when. Add nothing that they do not say. Answer with the memory alone."
+)
+
+
+def in_order(cubes: Sequence[MemCube]) -> list[MemCube]:
+    """Return cubes in the order in which they became true, or were said, or were stored."""
+    return sorted(cubes, key=lambda cube: (_moment(cube), cube.id))
+
+
+def _moment(cube: MemCube) -> datetime:
+    return cube.valid_from or cube.provenance.said_at or cube.created_at
+
+
+def fused_by_rule(texts: Sequence[str]) -> str:
+    """Return the sentences of texts in order, one a line, each once.
+
+    Two sentences are the same where they differ in case, spaces and punctuation only; the one that
+    was said last stays, at the place of the first.
+    """
+    sentences: dict[str, str] = {}
+    for text in texts:
+        for sentence in filter(None, map(str.strip, _SENTENCE_END.split(text))):
+            key = _NOT_WORDS.sub(" ", sentence.casefold()).strip() or sentence
+            sentences[key] = sentence
+    return "\n".join(sentences.values())
+
+
+def fused_by_model(cubes: Sequence[MemCube], chat: ChatFn) -> str:
+    """Return what a language model makes of cubes, given in order."""
+    listed = "\n".join(
+        f"{number}. [{_moment(cube):%Y-%m-%d}] {cube.text}" for number, cube in enumerate(cubes, 1)
+    )
+    answer = chat([{"role": "system", "content": _ASK}, {"role": "user", "content": listed}])
+    return answer.strip()
+
+
+def common_metadata(cubes: Sequence[MemCube]) -> dict[str, object]:
+    """Return the metadata of cubes given in order; of two values of a key the later one."""
+    return {key: value for cube in cubes for key, value in cube.metadata.items()}

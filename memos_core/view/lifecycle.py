@@ -1,0 +1,130 @@
+"""The verbs that pass a cube from one state of its life to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn, overload
+from uuid import UUID
+
+from memos_core.checks import checked_many
+from memos_core.cube import MemCube, State
+from memos_core.errors import IllegalTransition
+from memos_core.lifecycle import before
+from memos_core.store.statement import Statement
+from memos_core.store.statements import lifecycle
+from memos_core.store.statements.lifecycle import Step
+from memos_core.view.bound import Bound, listed
+
+Ids = UUID | str | Iterable[UUID | str]
+
+
+class Living(Bound):
+    """The verbs of a cube's life. Each takes an id or many, and changes all of them or none.
+
+    A step is a new version, which says what the one before said, so what was made of the cube
+    stands. A cube that is where it is sent already is returned as it is.
+    """
+
+    @overload
+    def archive(self, ids: UUID | str) -> MemCube: ...
+    @overload
+    def archive(self, ids: Iterable[UUID | str]) -> list[MemCube]: ...
+    def archive(self, ids: Ids) -> MemCube | list[MemCube]:
+        """Put cubes where search does not look unless asked to; they are kept, and can be got.
+
+        Raises:
+            CubeNotFound, NotPermitted, CubeFrozen: nothing was changed.
+        """
+        return self._move(ids, State.ARCHIVED, "archived")
+
+    @overload
+    def activate(self, ids: UUID | str) -> MemCube: ...
+    @overload
+    def activate(self, ids: Iterable[UUID | str]) -> list[MemCube]: ...
+    def activate(self, ids: Ids) -> MemCube | list[MemCube]:
+        """Bring cubes back from the archive; what was merged speaks for itself again.
+
+        Raises:
+            CubeNotFound, NotPermitted, CubeFrozen: nothing was changed.
+        """
+        return self._move(ids, State.ACTIVATED, "activated")
+
+    @overload
+    def freeze(self, ids: UUID | str) -> MemCube: ...
+    @overload
+    def freeze(self, ids: Iterable[UUID | str]) -> list[MemCube]: ...
+    def freeze(self, ids: Ids) -> MemCube | list[MemCube]:
+        """Hold cubes as they are: found as before, and every change is refused, expiry too.
+
+        Raises:
+            CubeNotFound, NotPermitted: nothing was changed.
+        """
+        return self._move(ids, State.FROZEN, "froze")
+
+    @overload
+    def unfreeze(self, ids: UUID | str) -> MemCube: ...
+    @overload
+    def unfreeze(self, ids: Iterable[UUID | str]) -> list[MemCube]: ...
+    def unfreeze(self, ids: Ids) -> MemCube | list[MemCube]:
+        """Let frozen cubes be changed again; each is in the state it had, with what time it had.
+
+        Raises:
+            CubeNotFound, NotPermitted: nothing was changed.
+            IllegalTransition: one of them is not frozen.
+        """
+        return self._done(
+            ids, lambda wanted: lifecycle.thaw(self._scope, wanted), "unfreeze", (State.FROZEN,)
+        )
+
+    @overload
+    def expire(self, ids: UUID | str) -> MemCube: ...
+    @overload
+    def expire(self, ids: Iterable[UUID | str]) -> list[MemCube]: ...
+    def expire(self, ids: Ids) -> MemCube | list[MemCube]:
+        """End cubes; return them as they last were. Nothing finds them, and their history stays.
+
+        What was made of them ends with them. To erase what they said, ``forget`` them.
+
+        Raises:
+            CubeNotFound, NotPermitted, CubeFrozen: nothing was changed.
+        """
+        return self._move(ids, State.EXPIRED, "expired")
+
+    def _move(self, ids: Ids, to: State, kind: str) -> MemCube | list[MemCube]:
+        return self._done(
+            ids,
+            lambda wanted: lifecycle.move(self._scope, wanted, to, kind=kind),
+            f"make {to}",
+            (*before(to), to),
+        )
+
+    def _done(
+        self,
+        ids: Ids,
+        statement: Callable[[Sequence[UUID]], Statement[Step]],
+        what: str,
+        states: Sequence[State],
+    ) -> MemCube | list[MemCube]:
+        wanted = checked_many(ids)
+        if not wanted:
+            return []
+        step = self.engine.run(statement(wanted))
+        if not step.done:
+            self._refuse(wanted, step, what, states)
+        cubes = [step.cubes[cube] for cube in wanted]
+        return cubes[0] if isinstance(ids, str | UUID) else cubes
+
+    def _refuse(
+        self, wanted: Sequence[UUID], step: Step, what: str, states: Sequence[State]
+    ) -> NoReturn:
+        if missing := [cube for cube in wanted if cube not in step.cubes]:
+            self._missing(missing, right="write")
+        if step.denied:
+            self._denied(step.denied, "write")
+        stuck = [cube for cube in step.cubes.values() if cube.state not in states]
+        if frozen := [cube.id for cube in stuck if cube.state is State.FROZEN]:
+            self._frozen(frozen)
+        raise IllegalTransition(
+            f"cannot {what} what is {stuck[0].state}: {listed([cube.id for cube in stuck])}; "
+            "nothing was changed"
+        )
