@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Protocol
 
 from memos_core.cube import MemCube
 
-ChatFn = Callable[[Sequence[Mapping[str, str]]], str]
+
+class ChatFn(Protocol):
+    """A language model as a function: chat messages in, each with role and content, a text out."""
+
+    def __call__(self, messages: Sequence[Mapping[str, str]], /) -> str:
+        """Return what the model answers."""
+        ...
+
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…。！？])\s+|\n+")  # noqa: RUF001 full-width marks too
 _NOT_WORDS = re.compile(r"\W+")
