@@ -1,7 +1,8 @@
 """MemOS: memory for language-model applications as a managed resource."""
 
-from memos_core.aio import AsyncMemOS, AsyncView
+from memos_core.aio import AsyncMemOS, AsyncPipeline, AsyncView
 from memos_core.cube import Governance, Kind, MemCube, Provenance, State, Usage
+from memos_core.diff import Diff
 from memos_core.embedder import Embedder, QueryEmbedder
 from memos_core.errors import (
     Closed,
@@ -20,6 +21,7 @@ from memos_core.errors import (
     MemOSError,
     MigrationError,
     NotPermitted,
+    PipelineFailed,
     PoolExhausted,
     ServerStartError,
     StatementTimeout,
@@ -35,12 +37,14 @@ from memos_core.lineage import Edge, Lineage, Relation
 from memos_core.memos import MemOS
 from memos_core.message import Message
 from memos_core.namespace import Namespace
+from memos_core.pipeline import Pipeline
 from memos_core.prompt import Recall, render_memories
 from memos_core.settings import Settings, Weights
 from memos_core.view import View
 
 __all__ = [
     "AsyncMemOS",
+    "AsyncPipeline",
     "AsyncView",
     "Caller",
     "ChatFn",
@@ -48,6 +52,7 @@ __all__ = [
     "CubeExists",
     "CubeFrozen",
     "CubeNotFound",
+    "Diff",
     "Edge",
     "Embedder",
     "EmbedderMismatch",
@@ -73,6 +78,8 @@ __all__ = [
     "MigrationError",
     "Namespace",
     "NotPermitted",
+    "Pipeline",
+    "PipelineFailed",
     "PoolExhausted",
     "Provenance",
     "QueryEmbedder",

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from memos_core.diff import Diff
 from memos_core.embedder import Embedder
 from memos_core.governance import Caller
 from memos_core.memos import MemOS
 from memos_core.namespace import Namespace
+from memos_core.pipeline import Pipeline
 from memos_core.settings import Settings
 from memos_core.view import View
 
@@ -35,6 +39,19 @@ def _awaited(
 def _close_unwanted(opening: asyncio.Future[MemOS]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         threading.Thread(target=opening.result().close).start()
+
+
+def _leave_unwanted(
+    block: AbstractContextManager[Pipeline],
+    error: BaseException,
+    entering: asyncio.Future[Pipeline],
+) -> None:
+    def leave() -> None:
+        with contextlib.suppress(asyncio.CancelledError):  # it comes out as it went in
+            block.__exit__(type(error), error, None)
+
+    if not entering.cancelled() and entering.exception() is None:
+        threading.Thread(target=leave).start()
 
 
 class AsyncView:
@@ -78,6 +95,7 @@ class AsyncView:
     restore = _awaited(View.restore)
     recall = _awaited(View.recall)
     stands = _awaited(View.stands)
+    diff = _awaited(View.diff)
     history = _awaited(View.history)
     forget = _awaited(View.forget)
     forget_all = _awaited(View.forget_all)
@@ -99,6 +117,23 @@ class AsyncView:
     events = _awaited(View.events)
     stats = _awaited(View.stats)
     build_index = _awaited(View.build_index)
+
+
+class AsyncPipeline(AsyncView):
+    """A ``Pipeline`` whose verbs are awaited."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__(pipeline)
+        self._pipeline = pipeline
+
+    @property
+    def effects(self) -> Sequence[Diff]:
+        """What a dry run would have done, after the block."""
+        return self._pipeline.effects
+
+    def at(self, *labels: str, caller: Caller | None = None) -> AsyncView:
+        """Return a view of another namespace whose verbs are part of this pipeline."""
+        return AsyncView(self._pipeline.at(*labels, caller=caller))
 
 
 class AsyncMemOS(AsyncView):
@@ -133,6 +168,30 @@ class AsyncMemOS(AsyncView):
     def at(self, *labels: str, caller: Caller | None = None) -> AsyncView:
         """Return a view of a namespace; the first label is the tenant."""
         return AsyncView(self._memos.at(*labels, caller=caller))
+
+    @asynccontextmanager
+    async def pipeline(self, *, dry_run: bool = False) -> AsyncGenerator[AsyncPipeline]:
+        """Return a block whose verbs are one transaction; see ``MemOS.pipeline``."""
+        block = self._memos.pipeline(dry_run=dry_run)
+        entering = asyncio.get_running_loop().run_in_executor(self.sync.threads, block.__enter__)
+        try:
+            pipeline = await asyncio.shield(entering)
+        except asyncio.CancelledError as error:
+            entering.add_done_callback(functools.partial(_leave_unwanted, block, error))
+            raise
+        try:
+            yield AsyncPipeline(pipeline)
+        except BaseException as error:
+            await self._leave(block, error)
+            raise
+        await self._leave(block, None)
+
+    async def _leave(
+        self, block: AbstractContextManager[Pipeline], error: BaseException | None
+    ) -> None:
+        """Leave a block on the memory's threads, even where nobody waits for it any more."""
+        leaving = self.to_thread(block.__exit__, error and type(error), error, None)
+        await asyncio.shield(asyncio.ensure_future(leaving))
 
     async def close(self) -> None:
         """Close the memory it was made from, once the verbs at work are done."""

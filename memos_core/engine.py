@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import logging
@@ -9,9 +10,9 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
@@ -36,7 +37,7 @@ from memos_core.store.statements.embeddings import Text
 from memos_core.store.statements.scope import Scope
 
 if TYPE_CHECKING:
-    from memos_core.store.postgres import Store, Transaction
+    from memos_core.store.postgres import Store, Together, Transaction
 
 T = TypeVar("T")
 _log = logging.getLogger("memos_core")
@@ -61,7 +62,8 @@ class Engine:
     ) -> None:
         self.settings = settings
         self.indexing = Indexing(store, settings)
-        self._store = store
+        self._store: Store | Together = store
+        self._denials: list[Statement[None]] | None = None  # of a pipeline
         self._release = release
         self._threads: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -103,6 +105,18 @@ class Engine:
                 self._threads = ThreadPoolExecutor(self.settings.pool_size, "memos")
             return self._threads
 
+    def _whole_store(self) -> Store:
+        """Return the store for what cannot be part of a pipeline.
+
+        Raises:
+            InvalidInput: this is one.
+        """
+        if self.in_pipeline:
+            raise InvalidInput(
+                "this takes transactions of its own, and cannot be part of a pipeline"
+            )
+        return cast("Store", self._store)
+
     def close(self) -> None:
         """Close the connections, and let go of the private server."""
         with self._lock:
@@ -110,7 +124,7 @@ class Engine:
         if self._threads is not None:
             self._threads.shutdown()
         self.indexing.close()
-        self._store.close()
+        self._whole_store().close()
         self._release()
 
     @property
@@ -129,6 +143,46 @@ class Engine:
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Run statements in one transaction with work of the caller's between them."""
         return self._store.transaction()
+
+    @property
+    def in_pipeline(self) -> bool:
+        """Whether all that is run here is one transaction."""
+        return self._denials is not None
+
+    @contextmanager
+    def together(self) -> Generator[tuple[Engine, Together]]:
+        """Run all verbs of a block in one transaction, by the engine that is given.
+
+        What was denied in it is logged whatever becomes of it.
+
+        Raises:
+            PipelineFailed: the database refused something; nothing of it happened.
+        """
+        denials: list[Statement[None]] = []
+        try:
+            with self._whole_store().together() as transaction:
+                threads, inside = self.threads, copy.copy(self)
+                vars(inside).update(_store=transaction, _denials=denials, _threads=threads)
+                yield inside, transaction
+        finally:
+            for denied in denials:
+                self.run(denied)
+
+    def log_denied(self, denied: Statement[None]) -> None:
+        """Write down what was denied; in a pipeline after its end, which may undo all else."""
+        if self._denials is None:
+            self.run(denied)
+        else:
+            self._denials.append(denied)
+
+    def index_of(self, scope: Scope) -> int | None:
+        """Return the index of a view, None where every memory is to be looked at."""
+        return self.indexing.of(scope, self._store.run)
+
+    def build_index(self, scope: Scope) -> int:
+        """Build the index of a view or extend it; return how many memories it holds."""
+        self._whole_store()
+        return self.indexing.update(scope).indexed
 
     def documents(self, texts: Sequence[str]) -> Vectors:
         """Embed texts to be stored; shape (len(texts), width).
@@ -184,7 +238,7 @@ class Engine:
         The old vectors serve until the last new one is there. A run that was interrupted goes on
         where it stopped. ``report`` is given the number done and the number of all.
         """
-        run = functools.partial(self._store.run, timeout=0)  # they read every row
+        run = functools.partial(self._whole_store().run, timeout=0)  # they read every row
         width = document_vectors(self._embedder, ["how wide?"]).shape[1]
         model = Model(name=self.model, width=width)
         done, everything = run(embeddings.progress(model))
@@ -206,7 +260,7 @@ class Engine:
 
     def _finish(self, model: Model, *, whatever: bool) -> bool:
         """Make writers wait, embed what they wrote last, and swap; unless that is much."""
-        with self._store.transaction(timeout=0) as transaction:
+        with self._whole_store().transaction(timeout=0) as transaction:
             transaction.run(embeddings.lock())
             last: Text | None = None
             while texts := transaction.run(

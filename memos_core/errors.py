@@ -15,6 +15,7 @@ MemOSError
 ├── VersionConflict              the cube changed since it was read
 ├── EmbedderMismatch             the database was filled by another embedding model
 ├── EmbedderUnavailable          the embedding model cannot be loaded
+├── PipelineFailed               a verb of a pipeline failed; nothing of it happened
 ├── Closed                       the MemOS was closed
 └── StoreError                   the database could not do it; nothing was written
     ├── StoreUnavailable         no connection to the server
@@ -84,6 +85,10 @@ class EmbedderMismatch(MemOSError):
 
 class EmbedderUnavailable(MemOSError):
     """The embedding model cannot be loaded."""
+
+
+class PipelineFailed(MemOSError):
+    """A verb of a pipeline failed in the database; nothing of the pipeline happened."""
 
 
 class Closed(MemOSError):

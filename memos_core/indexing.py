@@ -6,11 +6,13 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from memos_core.errors import Closed, InvalidInput, MemOSError
 from memos_core.namespace import Namespace
 from memos_core.settings import Settings
+from memos_core.store.statement import Statement
 from memos_core.store.statements import indexes
 from memos_core.store.statements.indexes import State
 from memos_core.store.statements.scope import Scope
@@ -45,13 +47,13 @@ class Indexing:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def of(self, scope: Scope) -> int | None:
-        """Return the index of a view, None where every memory is looked at."""
+    def of(self, scope: Scope, run: Callable[[Statement[State]], State]) -> int | None:
+        """Return the index of a view, None where every memory is looked at; ``run`` asks for it."""
         asked, index = self._known.get(scope.namespace, (-KNOWN_SECONDS, None))
         now = time.monotonic()
         if now - asked < KNOWN_SECONDS:
             return index
-        state = self._store.run(indexes.state(scope, limit=self._limit))
+        state = run(indexes.state(scope, limit=self._limit))
         if self._should_change(state):
             self._change_later(scope)
         index = state.index if state.indexed + state.others > self._limit else None

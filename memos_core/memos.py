@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,6 +12,7 @@ from memos_core.embedder import Embedder
 from memos_core.engine import Engine
 from memos_core.governance import Caller
 from memos_core.namespace import Namespace
+from memos_core.pipeline import Pipeline, pipeline
 from memos_core.settings import Settings
 from memos_core.view import View
 
@@ -86,6 +88,26 @@ class MemOS(View):
             InvalidNamespace: a label that cannot be one.
         """
         return View(self.engine, Namespace(*labels), caller or self.caller)
+
+    def pipeline(self, *, dry_run: bool = False) -> AbstractContextManager[Pipeline]:
+        """Return a block whose verbs are one transaction, here and at any namespace (``p.at``).
+
+        >>> with memos.pipeline() as p:                       # doctest: +SKIP
+        ...     old = p.search("Where does Ann live?", k=1)[0].cube
+        ...     p.archive(old.id)
+        ...     p.add("Ann lives in Oslo.", tags=["home"])
+
+        Where the block raises, nothing of it happened; what was denied stays in the log. Others
+        see nothing of it before its end, and wait where they change the same cubes. One in which
+        nothing happens for longer than ``Settings.statement_timeout`` is ended by the server.
+
+        With ``dry_run`` nothing of it happens in any case; after the block, ``p.effects`` tells
+        what each cube of the tenant would have become.
+
+        Raises:
+            PipelineFailed: the database refused a verb, and the block went on regardless.
+        """
+        return pipeline(self.engine, self.namespace, self.caller, dry_run=dry_run)
 
     def close(self) -> None:
         """Close the connections; a private server stops when its last user has closed."""

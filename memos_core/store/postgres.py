@@ -8,7 +8,7 @@ import select
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, LiteralString, TypeVar, overload
+from typing import Any, LiteralString, NoReturn, TypeVar, overload
 
 import psycopg
 from pgvector.psycopg import register_vector
@@ -50,6 +50,48 @@ class Transaction:
         """Run a statement and return its answer."""
         rows = self._connection.execute(statement.sql, statement.parameters).fetchall()
         return statement.read(rows)
+
+
+class Together(Transaction):
+    """A store whose statements are all of one transaction, until it ends."""
+
+    def __init__(self, connection: Connection, store: Store) -> None:
+        super().__init__(connection)
+        self._store = store
+        self.failure: errors.MemOSError | None = None
+        self.ended = False
+
+    @overload
+    def run(self, statement: Statement[T], /) -> T: ...
+    @overload
+    def run(self, statement: Statement[Any], /, *others: Statement[T]) -> T: ...
+    def run(self, statement: Statement[Any], /, *others: Statement[Any]) -> Any:
+        """Run statements and return the last one's answer.
+
+        Raises:
+            PipelineFailed: one before it failed.
+            Closed: the transaction has ended.
+            As ``Store.run``; a collision with another transaction is not tried again.
+        """
+        if self.ended:
+            raise errors.Closed("this pipeline has ended: its verbs work inside its block")
+        if self.failure is not None:
+            raise errors.PipelineFailed(f"an earlier verb of this pipeline failed: {self.failure}")
+        try:
+            with translated(self._store.settings):
+                return [super(Together, self).run(one) for one in (statement, *others)][-1]
+        except errors.MemOSError as error:
+            self.failure = error
+            raise
+
+    @contextmanager
+    def transaction(self) -> Generator[Transaction]:
+        """Run statements with work of the caller's between them: they are part of it all."""
+        yield self
+
+    def roll_back(self) -> NoReturn:
+        """End the transaction without an error, and undo it."""
+        raise psycopg.Rollback
 
 
 class Session(Transaction):
@@ -164,6 +206,26 @@ class Store:
         """
         with translated(self.settings), self._transaction(timeout) as transaction:
             yield transaction
+
+    @contextmanager
+    def together(self) -> Generator[Together]:
+        """Run all statements of a block in one transaction.
+
+        Raises:
+            PipelineFailed: one of them failed and the block went on; nothing of it happened.
+        """
+        with translated(self.settings), self._connection() as connection:
+            together = Together(connection, self)
+            try:
+                with connection.transaction():
+                    yield together
+                    if together.failure is not None:
+                        raise errors.PipelineFailed(
+                            "a verb of this pipeline failed, so nothing of it happened: "
+                            f"{together.failure}"
+                        ) from together.failure
+            finally:
+                together.ended = True
 
     @contextmanager
     def session(self) -> Generator[Session]:

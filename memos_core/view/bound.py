@@ -41,7 +41,7 @@ class Bound:
     def _missing(self, cubes: Sequence[UUID], *, right: str) -> NoReturn:
         """Refuse what is not there, or not for this caller, who is not told which."""
         if self.caller is not None:
-            self.engine.run(events.denied(self._scope, cubes, right))
+            self.engine.log_denied(events.denied(self._scope, cubes, right))
         raise CubeNotFound(
             f"no cube {listed(cubes)} in {'/'.join(self.namespace)}"
             f"{f' for {self.caller.user}' if self.caller else ''}: it was never here, is forgotten "
@@ -50,7 +50,7 @@ class Bound:
 
     def _denied(self, cubes: Sequence[UUID], right: str) -> NoReturn:
         """Refuse what the caller may see and not do."""
-        self.engine.run(events.denied(self._scope, cubes, right))
+        self.engine.log_denied(events.denied(self._scope, cubes, right))
         user = self.caller.user if self.caller else "nobody"
         raise NotPermitted(
             f"{user} may not {right} {listed(cubes)}: its owner, or who has the right to share "

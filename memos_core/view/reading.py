@@ -20,7 +20,8 @@ from memos_core.checks import (
     checked_time,
 )
 from memos_core.cube import Kind, MemCube, State
-from memos_core.errors import InvalidInput
+from memos_core.diff import Diff, diff
+from memos_core.errors import CubeNotFound, InvalidInput
 from memos_core.filters import compiled
 from memos_core.hit import Event, Hit, Stats
 from memos_core.message import Message
@@ -211,6 +212,21 @@ class Reading(Bound):
         found = self.engine.run(cubes.history(self._scope, cube, log=settings.read_events))
         return found or self._missing([cube], right="read")
 
+    def diff(self, id: UUID | str, before: int, after: int | None = None) -> Diff:
+        """Tell what two versions of a cube say differently; ``after`` None is the last one.
+
+        Raises:
+            CubeNotFound: no such cube in this view, or no such version of it.
+        """
+        versions = {cube.version: cube for cube in self.history(id)}
+        last = max(versions) if after is None else after
+        for version in (before, last):
+            if version not in versions:
+                raise CubeNotFound(
+                    f"cube {id} has no version {version}; it has {min(versions)} to {max(versions)}"
+                )
+        return diff(versions[before], versions[last])
+
     def messages(
         self, *, session: str | None = None, limit: int | None = None, retired: bool = False
     ) -> list[Message]:
@@ -271,4 +287,4 @@ class Reading(Bound):
         phrases_alone = mode == "lexical" and terms is not None and terms.patterns
         if filters.as_of is not None or last > candidates.DEEPEST or phrases_alone:
             return None
-        return self.engine.indexing.of(self._scope)
+        return self.engine.index_of(self._scope)

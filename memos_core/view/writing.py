@@ -299,7 +299,7 @@ class Writing(Bound):
         Raises:
             InvalidInput: its vectors have more dimensions than pgvector can index.
         """
-        return self.engine.indexing.update(self._scope).indexed
+        return self.engine.build_index(self._scope)
 
     def _read(self, messages: Sequence[Message]) -> list[MemCube]:
         drafts = list(reader.drafts_from(messages, settings=self.engine.settings))
