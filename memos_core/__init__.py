@@ -39,6 +39,7 @@ from memos_core.message import Message
 from memos_core.namespace import Namespace
 from memos_core.pipeline import Pipeline
 from memos_core.prompt import Recall, render_memories
+from memos_core.retention import Retention, SweepReport
 from memos_core.settings import Settings, Weights
 from memos_core.view import View
 
@@ -85,6 +86,7 @@ __all__ = [
     "QueryEmbedder",
     "Recall",
     "Relation",
+    "Retention",
     "Right",
     "ServerStartError",
     "Settings",
@@ -93,6 +95,7 @@ __all__ = [
     "Stats",
     "StoreError",
     "StoreUnavailable",
+    "SweepReport",
     "UnsupportedServer",
     "Usage",
     "VersionConflict",

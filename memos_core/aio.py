@@ -107,6 +107,7 @@ class AsyncView:
     fuse = _awaited(View.fuse)
     relate = _awaited(View.relate)
     provenance = _awaited(View.provenance)
+    sweep = _awaited(View.sweep)
     archive = _awaited(View.archive)
     activate = _awaited(View.activate)
     freeze = _awaited(View.freeze)
@@ -115,6 +116,7 @@ class AsyncView:
     messages = _awaited(View.messages)
     retire = _awaited(View.retire)
     events = _awaited(View.events)
+    export_events = _awaited(View.export_events)
     stats = _awaited(View.stats)
     build_index = _awaited(View.build_index)
 

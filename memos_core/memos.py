@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from memos_core.checks import checked_time
 from memos_core.embedder import Embedder
 from memos_core.engine import Engine
+from memos_core.errors import InvalidInput
 from memos_core.governance import Caller
 from memos_core.namespace import Namespace
 from memos_core.pipeline import Pipeline, pipeline
 from memos_core.settings import Settings
+from memos_core.store.statements import sweeping
 from memos_core.view import View
 
 DEFAULT_NAMESPACE = Namespace("default")
@@ -108,6 +112,20 @@ class MemOS(View):
             PipelineFailed: the database refused a verb, and the block went on regardless.
         """
         return pipeline(self.engine, self.namespace, self.caller, dry_run=dry_run)
+
+    def drop_events(self, before: date | str) -> list[str]:
+        """Drop the months of the audit log that ended before a time; return which, as YYYY_MM.
+
+        Of the whole database: the log is kept in months for that. ``export_events`` keeps a copy.
+        How often a cube was read is counted from the log, so older reads no longer count.
+
+        Raises:
+            InvalidInput: no time, or one in the future.
+        """
+        moment = checked_time(before, what="before")
+        if moment is None or moment > datetime.now(UTC):
+            raise InvalidInput(f"before must be a time that has passed, not {before!r}")
+        return self.engine.run(sweeping.drop_events(moment))
 
     def close(self) -> None:
         """Close the connections; a private server stops when its last user has closed."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import NoReturn, overload
 from uuid import UUID
 
-from memos_core.checks import checked_many
+from memos_core.checks import checked_count, checked_many
 from memos_core.cube import MemCube, State
 from memos_core.errors import IllegalTransition
 from memos_core.lifecycle import before
+from memos_core.retention import Retention, SweepReport
 from memos_core.store.statement import Statement
-from memos_core.store.statements import lifecycle
+from memos_core.store.statements import lifecycle, sweeping
 from memos_core.store.statements.lifecycle import Step
+from memos_core.store.statements.sweeping import Swept
 from memos_core.view.bound import Bound, listed
 
 Ids = UUID | str | Iterable[UUID | str]
@@ -90,6 +93,43 @@ class Living(Bound):
         """
         return self._move(ids, State.EXPIRED, "expired")
 
+    def sweep(self, retention: Retention | None = None, *, batch: int = 500) -> SweepReport:
+        """End the cubes whose time to live is over, and archive and end others by ``retention``.
+
+        It goes through the view in transactions of ``batch`` cubes at most, so that others wait
+        for none of it long; what somebody is changing is left to the next sweep. Nothing is
+        erased: histories stay, every step is in the log, and the report names each cube.
+        """
+        most = checked_count(batch, what="batch", least=1)
+        rules, scope = retention or Retention(), self._scope
+        lapsed = self._swept(lambda last: sweeping.lapse(scope, last=last, batch=most))
+        archived: list[Swept] = []
+        ended: list[Swept] = []
+        long = rules.archived
+        if long is not None:
+            ended = self._swept(lambda last: sweeping.end(scope, long, last=last, batch=most))
+        if rules.idle is not None or rules.half_life is not None:
+            archived = self._swept(
+                lambda last: sweeping.archive(scope, rules, last=last, batch=most)
+            )
+        return SweepReport(
+            expired=_all(one.cubes for one in lapsed),
+            archived=_all(one.cubes for one in archived),
+            ended=_all(one.cubes for one in ended),
+            invalidated=_all(one.invalidated for one in (*lapsed, *ended)),
+        )
+
+    def _swept(self, statement: Callable[[UUID | None], Statement[Swept]]) -> list[Swept]:
+        """Sweep batch after batch."""
+        done: list[Swept] = []
+        last: UUID | None = None
+        while True:
+            swept = self.engine.run(statement(last))
+            done.append(swept)
+            last = swept.last
+            if last is None:
+                return done
+
     def _move(self, ids: Ids, to: State, kind: str) -> MemCube | list[MemCube]:
         return self._done(
             ids,
@@ -128,3 +168,7 @@ class Living(Bound):
             f"cannot {what} what is {stuck[0].state}: {listed([cube.id for cube in stuck])}; "
             "nothing was changed"
         )
+
+
+def _all(ids: Iterable[Iterable[UUID]]) -> tuple[UUID, ...]:
+    return tuple(chain.from_iterable(ids))

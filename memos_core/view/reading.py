@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any, Literal, get_args
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from memos_core.checks import (
 from memos_core.cube import Kind, MemCube, State
 from memos_core.diff import Diff, diff
 from memos_core.errors import CubeNotFound, InvalidInput
+from memos_core.event_file import as_record, written_lines
 from memos_core.filters import compiled
 from memos_core.hit import Event, Hit, Stats
 from memos_core.message import Message
@@ -41,6 +43,7 @@ from memos_core.view.bound import Bound
 
 Mode = Literal["hybrid", "dense", "lexical"]
 _MODES = get_args(Mode)
+EXPORTED = 5_000  # events that are read at once
 
 
 class Reading(Bound):
@@ -252,12 +255,15 @@ class Reading(Bound):
         caller: str | None = None,
         since: date | str | None = None,
         until: date | str | None = None,
+        before: Event | None = None,
         limit: int = 100,
         offset: int = 0,
     ) -> list[Event]:
         """Return the audit log of this view, the latest first.
 
-        ``caller`` is a user's name. Changes are written in the transaction they describe; a read
+        ``caller`` is a user's name. Deep pages are read fastest from the last event of the page
+        ``before`` them. A caller sees what he did, and with ``cube`` all that was done with one of
+        his own. Changes are written in the transaction they describe; a read
         of the last fraction of a second may be missing after a crash of the server.
         """
         return self.engine.run(
@@ -268,10 +274,45 @@ class Reading(Bound):
                 by=checked_label(caller, what="caller"),
                 since=checked_time(since, what="since"),
                 until=checked_time(until, what="until"),
+                before=before,
                 limit=checked_count(limit, what="limit"),
                 offset=checked_count(offset, what="offset", most=10**9),
             )
         )
+
+    def export_events(
+        self,
+        path: Path | str,
+        *,
+        since: date | str | None = None,
+        until: date | str | None = None,
+        overwrite: bool = False,
+    ) -> int:
+        """Write the audit log to a file, a JSON object a line, the oldest first; return how many.
+
+        Raises:
+            InvalidInput: the file is there already, or cannot be written; none is left half done.
+        """
+        start, end = checked_time(since, what="since"), checked_time(until, what="until")
+        count, last = 0, None
+        with written_lines(Path(path), overwrite=overwrite) as write:
+            while page := self.engine.run(
+                events.events(
+                    self._scope,
+                    kind=None,
+                    cube=None,
+                    by=None,
+                    since=start,
+                    until=end,
+                    after=last,
+                    oldest_first=True,
+                    limit=EXPORTED,
+                    offset=0,
+                )
+            ):
+                write(as_record(event) for event in page)
+                count, last = count + len(page), page[-1]
+        return count
 
     def stats(self) -> Stats:
         """Count what this view holds."""

@@ -247,3 +247,27 @@ BEGIN
     RETURN coalesce(last, 0);
 END
 $$;
+
+-- What a sweep ends.
+CREATE INDEX cube_expiry ON memos.cube (tenant, expires_at) WHERE expires_at IS NOT NULL;
+
+-- Drop the months of the audit log that ended before a moment, with the owner's rights; which ones.
+CREATE FUNCTION memos.drop_event_partitions(before timestamptz) RETURNS text[]
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+    name text;
+    dropped text[] := '{}';
+BEGIN
+    FOR name IN
+        SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+        WHERE inhparent = 'memos.event'::regclass AND relname ~ '^event_\d{4}_\d{2}$'
+            AND (to_date(right(relname, 7), 'YYYY_MM') + interval '1 month')::timestamp
+                AT TIME ZONE 'UTC' <= before
+        ORDER BY relname
+    LOOP
+        EXECUTE format('DROP TABLE memos.%I', name);
+        dropped := dropped || substr(name, 7);
+    END LOOP;
+    RETURN dropped;
+END
+$$;

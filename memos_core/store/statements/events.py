@@ -30,6 +30,7 @@ _EVENTS: LiteralString = (
     )"""
 )
 _LATEST: LiteralString = " ORDER BY at DESC, id DESC LIMIT %(limit)s OFFSET %(offset)s"
+_FIRST: LiteralString = " ORDER BY at, id LIMIT %(limit)s OFFSET %(offset)s"
 
 
 def events(
@@ -42,19 +43,36 @@ def events(
     until: datetime | None,
     limit: int,
     offset: int,
+    before: Event | None = None,
+    after: Event | None = None,
+    oldest_first: bool = False,
 ) -> Statement[list[Event]]:
-    """Read the log, the latest first."""
+    """Read the log, the latest first unless ``oldest_first``."""
     given: list[tuple[object, LiteralString]] = [
         (kind, " AND kind = %(kind)s"),
         (cube, " AND cube_ids @> ARRAY[%(cube)s::uuid]"),
         (by, " AND caller ->> 'user' = %(by)s"),
         (since, " AND at >= %(since)s"),
         (until, " AND at < %(until)s"),
+        (before, " AND (at, id) < (%(before_at)s, %(before_id)s)"),
+        (after, " AND (at, id) > (%(after_at)s, %(after_id)s)"),
     ]
     return Statement(
-        sql=_EVENTS + "".join([sql for value, sql in given if value is not None]) + _LATEST,
+        sql=_EVENTS
+        + "".join([sql for value, sql in given if value is not None])
+        + (_FIRST if oldest_first else _LATEST),
         parameters=scope.parameters(
-            kind=kind, cube=cube, by=by, since=since, until=until, limit=limit, offset=offset
+            kind=kind,
+            cube=cube,
+            by=by,
+            since=since,
+            until=until,
+            before_at=before and before.at,
+            before_id=before and before.id,
+            after_at=after and after.at,
+            after_id=after and after.id,
+            limit=limit,
+            offset=offset,
         ),
         read=_events,
     )
