@@ -23,6 +23,8 @@ from memos_core.errors import (
     NotPermitted,
     PipelineFailed,
     PoolExhausted,
+    RulesChanged,
+    SensitiveText,
     ServerStartError,
     StatementTimeout,
     StoreError,
@@ -40,10 +42,13 @@ from memos_core.namespace import Namespace
 from memos_core.pipeline import Pipeline
 from memos_core.prompt import Recall, render_memories
 from memos_core.retention import Retention, SweepReport
+from memos_core.rules import Rules
+from memos_core.sensitivity import Action, Sensitive
 from memos_core.settings import Settings, Weights
 from memos_core.view import View
 
 __all__ = [
+    "Action",
     "AsyncMemOS",
     "AsyncPipeline",
     "AsyncView",
@@ -88,6 +93,10 @@ __all__ = [
     "Relation",
     "Retention",
     "Right",
+    "Rules",
+    "RulesChanged",
+    "Sensitive",
+    "SensitiveText",
     "ServerStartError",
     "Settings",
     "State",

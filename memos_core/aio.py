@@ -99,6 +99,8 @@ class AsyncView:
     history = _awaited(View.history)
     forget = _awaited(View.forget)
     forget_all = _awaited(View.forget_all)
+    rules = _awaited(View.rules)
+    set_rules = _awaited(View.set_rules)
     grant = _awaited(View.grant)
     revoke = _awaited(View.revoke)
     grants = _awaited(View.grants)

@@ -29,9 +29,10 @@ from memos_core.errors import Closed, InvalidInput
 from memos_core.indexing import Indexing
 from memos_core.model.default import default_embedder
 from memos_core.namespace import Namespace
+from memos_core.rules import Ruled
 from memos_core.settings import Settings, where_from
 from memos_core.store.statement import Statement
-from memos_core.store.statements import embeddings, indexes
+from memos_core.store.statements import embeddings, indexes, rules
 from memos_core.store.statements import messages as log
 from memos_core.store.statements.embeddings import Text
 from memos_core.store.statements.scope import Scope
@@ -42,9 +43,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _log = logging.getLogger("memos_core")
 REEMBED_BATCH = 1024
+RULES_SECONDS = 60.0  # after which it is asked again what is allowed in a namespace
 SPEAKERS_SECONDS = 60.0  # after which it is asked again who speaks in a view
 SPEAKERS_STEPS = 1_000  # names that are looked at, once in each namespace of a view
-MAX_VIEWS = 10_000  # whose speakers are remembered
+MAX_VIEWS = 10_000  # whose rules and speakers are remembered
 _PASSES = 5  # over what others wrote meanwhile, before they are made to wait
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9]*)(\+\w+)?://", re.IGNORECASE)
 _KEYWORDS = re.compile(r"\s*\w+\s*=")  # libpq's other form; ./a=b is a folder
@@ -72,6 +74,7 @@ class Engine:
         self._embedder = embedder or default_embedder(self._stored and self._stored.name)
         self.model = name_of(self._embedder)
         self._changes = 0  # in who speaks
+        self._rules: dict[Namespace, tuple[float, Ruled]] = {}
         self._speakers: dict[Namespace, tuple[float, frozenset[str]]] = {}
 
     @classmethod
@@ -174,6 +177,24 @@ class Engine:
             self.run(denied)
         else:
             self._denials.append(denied)
+
+    def rules(self, scope: Scope) -> Ruled:
+        """Return the rules in force in a namespace, as they were known within the last minute.
+
+        What is written by them is refused by the store where others are in force by then.
+        """
+        asked, ruled = self._rules.get(scope.namespace, (-RULES_SECONDS, Ruled()))
+        now = time.monotonic()
+        if now - asked >= RULES_SECONDS:
+            ruled = self._store.run(rules.in_force(scope))
+            if len(self._rules) >= MAX_VIEWS:
+                self._rules.clear()
+            self._rules[scope.namespace] = (now, ruled)
+        return ruled
+
+    def rules_changed(self) -> None:
+        """Ask anew for every namespace's rules."""
+        self._rules.clear()
 
     def index_of(self, scope: Scope) -> int | None:
         """Return the index of a view, None where every memory is to be looked at."""

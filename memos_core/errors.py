@@ -2,6 +2,7 @@
 
 MemOSError
 ├── InvalidInput (ValueError)    what was passed cannot be stored or asked
+│   ├── SensitiveText            holds what the rules of its namespace refuse
 │   ├── InvalidText              empty, too long, NUL bytes, lone surrogates
 │   ├── InvalidNamespace         no labels, too many, an illegal one
 │   ├── InvalidFilter            an unknown operator or an incomparable value
@@ -15,6 +16,7 @@ MemOSError
 ├── VersionConflict              the cube changed since it was read
 ├── EmbedderMismatch             the database was filled by another embedding model
 ├── EmbedderUnavailable          the embedding model cannot be loaded
+├── RulesChanged                 a pipeline's namespace got other rules meanwhile
 ├── PipelineFailed               a verb of a pipeline failed; nothing of it happened
 ├── Closed                       the MemOS was closed
 └── StoreError                   the database could not do it; nothing was written
@@ -25,6 +27,8 @@ MemOSError
     ├── MigrationError           a schema migration failed and was rolled back
     └── ServerStartError         the embedded server did not start
 """
+
+from collections.abc import Sequence
 
 
 class MemOSError(Exception):
@@ -37,6 +41,14 @@ class InvalidInput(MemOSError, ValueError):
 
 class InvalidText(InvalidInput):
     """A text is empty, too long, or holds characters no database can keep."""
+
+
+class SensitiveText(InvalidInput):
+    """A text holds ``kinds`` that the rules of its namespace refuse; nothing was stored."""
+
+    def __init__(self, message: str, *, kinds: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.kinds = tuple(kinds)
 
 
 class InvalidNamespace(InvalidInput):
@@ -72,7 +84,11 @@ class NotPermitted(MemOSError):
 
 
 class LimitExceeded(MemOSError):
-    """A limit that was set for the namespace is reached; nothing was written."""
+    """A ``limit`` that was set for the namespace is reached; nothing was done."""
+
+    def __init__(self, message: str, *, limit: str = "") -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class VersionConflict(MemOSError):
@@ -85,6 +101,10 @@ class EmbedderMismatch(MemOSError):
 
 class EmbedderUnavailable(MemOSError):
     """The embedding model cannot be loaded."""
+
+
+class RulesChanged(MemOSError):
+    """The rules of a namespace changed while something was written by them; try again."""
 
 
 class PipelineFailed(MemOSError):

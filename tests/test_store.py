@@ -126,7 +126,7 @@ def test_connections_that_were_cut_are_replaced(database: str, ann: View) -> Non
     ann.add("one")
     with psycopg.connect(database, autocommit=True) as admin:
         admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
     assert ann.stats().cubes == 1

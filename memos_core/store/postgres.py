@@ -29,6 +29,7 @@ T = TypeVar("T")
 Connection = psycopg.Connection[dict[str, Any]]
 
 _WRONG_MODEL = "ME001"  # raised by memos.embedded_by
+_OTHER_RULES = "ME002"  # raised by memos.ruled_by
 _RETRIES = 3  # of a transaction that collided with another: it was rolled back, nothing is lost
 _CANCEL_SECONDS = 0.2  # between two attempts to end a session's statement
 _COLLISION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
@@ -403,7 +404,9 @@ def translated(settings: Settings) -> Generator[None]:
         raise _ours(error, settings) from error
 
 
-def _ours(error: psycopg.Error, settings: Settings) -> errors.MemOSError:
+def _ours(  # noqa: PLR0911 a table of them
+    error: psycopg.Error, settings: Settings
+) -> errors.MemOSError:
     said = (error.diag.message_primary or str(error)).strip()
     match error:
         case psycopg.errors.QueryCanceled():
@@ -420,6 +423,8 @@ def _ours(error: psycopg.Error, settings: Settings) -> errors.MemOSError:
             return errors.InvalidInput(f"PostgreSQL refused a value: {said}")
         case _ if error.sqlstate == _WRONG_MODEL:
             return wrong_model(Model(**json.loads(said)))
+        case _ if error.sqlstate == _OTHER_RULES:
+            return errors.RulesChanged(f"{said} while this was at work: try again")
         case psycopg.OperationalError() if error.sqlstate is None or isinstance(
             error, _NO_CONNECTION
         ):

@@ -16,12 +16,13 @@ from memos_core.store.statement import Statement
 from memos_core.store.statements import lifecycle, sweeping
 from memos_core.store.statements.lifecycle import Step
 from memos_core.store.statements.sweeping import Swept
-from memos_core.view.bound import Bound, listed
+from memos_core.view.bound import listed
+from memos_core.view.ruling import Ruling
 
 Ids = UUID | str | Iterable[UUID | str]
 
 
-class Living(Bound):
+class Living(Ruling):
     """The verbs of a cube's life. Each takes an id or many, and changes all of them or none.
 
     A step is a new version, which says what the one before said, so what was made of the cube
@@ -96,12 +97,14 @@ class Living(Bound):
     def sweep(self, retention: Retention | None = None, *, batch: int = 500) -> SweepReport:
         """End the cubes whose time to live is over, and archive and end others by ``retention``.
 
+        Without one it goes by that of the namespace's rules.
+
         It goes through the view in transactions of ``batch`` cubes at most, so that others wait
         for none of it long; what somebody is changing is left to the next sweep. Nothing is
         erased: histories stay, every step is in the log, and the report names each cube.
         """
         most = checked_count(batch, what="batch", least=1)
-        rules, scope = retention or Retention(), self._scope
+        rules, scope = retention or self.rules().retention or Retention(), self._scope
         lapsed = self._swept(lambda last: sweeping.lapse(scope, last=last, batch=most))
         archived: list[Swept] = []
         ended: list[Swept] = []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -25,9 +26,11 @@ from memos_core.errors import IllegalTransition, InvalidInput, VersionConflict
 from memos_core.fusion import ChatFn
 from memos_core.lifecycle import NEXT
 from memos_core.lineage import Lineage, Relation
+from memos_core.rules import Ruled
 from memos_core.store.statements import cubes, lifecycle, lineage
 from memos_core.store.statements.lineage import Bundle, Parent
-from memos_core.view.bound import Bound, listed
+from memos_core.view.bound import listed
+from memos_core.view.ruling import Ruling
 
 ATTEMPTS = 5  # to make something of cubes that others change meanwhile
 
@@ -44,7 +47,7 @@ class _Plan:
     source: str | None = None
 
 
-class Composing(Bound):
+class Composing(Ruling):
     """The verbs that make a cube of others, and tell what it was made of.
 
     Such a cube is served while each of its parents stands, says what it said then, and may be read
@@ -261,7 +264,7 @@ class Composing(Bound):
             parents = self._parents(wanted)
             planned = plan([parents[cube].cube for cube in wanted])
             self._check(planned, parents)
-            if made := self._stored(planned, parents):
+            if made := self._by_rules(functools.partial(self._stored, planned, parents)):
                 return made
             if attempt == ATTEMPTS:
                 raise VersionConflict(
@@ -308,20 +311,25 @@ class Composing(Bound):
             if state is not State.MERGED and State.MERGED not in NEXT[state]:
                 raise IllegalTransition(f"cannot fuse what is {state}: {cube}; activate it first")
 
-    def _stored(self, planned: _Plan, parents: Mapping[UUID, Parent]) -> MemCube | None:
+    def _stored(
+        self, planned: _Plan, parents: Mapping[UUID, Parent], ruled: Ruled
+    ) -> MemCube | None:
         """Store a plan, or nothing and None where a parent is not what it was any more."""
         wanted, engine = list(parents), self.engine
         provenance = Provenance(
             source=planned.source, created_by=self.caller.user if self.caller else None
         )
+        kept = self._kept(planned.text, planned.header.metadata, ruled.rules)
         draft = cubes.Draft(
             id=planned.id,
-            text=planned.text,
-            words=reader.words_in(planned.text, provenance),
+            text=kept.text,
+            words=reader.words_in(kept.text, provenance),
             provenance=provenance,
-            header=planned.header,
+            header=replace(planned.header, metadata=kept.metadata),
+            found=tuple(kind for kind in kept.found if kind not in planned.header.sensitivity),
         )
-        vectors = engine.documents([planned.text])
+        self._check_room(ruled, cubes=1, characters=len(kept.text))
+        vectors = engine.documents([kept.text])
         with engine.transaction() as transaction:
             transaction.run(lineage.lock(self._scope, [*wanted, planned.id]))
             now = transaction.run(lineage.parents(self._scope, wanted))
@@ -343,6 +351,7 @@ class Composing(Bound):
                     [draft],
                     vectors,
                     model=engine.model,
+                    rules=ruled.version,
                     kind=planned.kind,
                     details={"parents": list(map(str, wanted))},
                     version=version,

@@ -39,14 +39,14 @@ from memos_core.settings import DENSE_ALONE
 from memos_core.store.statements import candidates, cubes, events, messages, search
 from memos_core.store.statements.filters import Filters
 from memos_core.text import checked_text, excerpt, storable
-from memos_core.view.bound import Bound
+from memos_core.view.ruling import Ruling
 
 Mode = Literal["hybrid", "dense", "lexical"]
 _MODES = get_args(Mode)
 EXPORTED = 5_000  # events that are read at once
 
 
-class Reading(Bound):
+class Reading(Ruling):
     """The verbs that read."""
 
     def get(self, id: UUID | str, *, as_of: date | str | None = None) -> MemCube:
@@ -58,6 +58,7 @@ class Reading(Bound):
             CubeNotFound: there is, or was then, no such cube in this view.
         """
         cube = checked_id(id)
+        self._check_reads()
         found = self.engine.run(
             cubes.get(
                 self._scope,
@@ -130,6 +131,7 @@ class Reading(Bound):
         skipped = checked_count(offset, what="offset", most=10**9)
         least = checked_score(min_score)
         neighbours = checked_count(context, what="context", most=100)
+        self._check_reads()
         engine, settings = self.engine, self.engine.settings
         question = excerpt(checked_text(query, limit=settings.max_message, what="query"))
         moment = None if valid_at == "any" else checked_time(valid_at, what="valid_at")

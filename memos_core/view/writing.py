@@ -28,9 +28,10 @@ from memos_core.cube import MemCube, Provenance, State
 from memos_core.errors import CubeExists, CubeNotFound, InvalidInput, VersionConflict
 from memos_core.hit import ForgetReport
 from memos_core.message import Message
+from memos_core.rules import Ruled, Rules
 from memos_core.store.statements import changes, cubes
 from memos_core.store.statements import messages as log
-from memos_core.view.bound import Bound
+from memos_core.view.ruling import Ruling
 
 _log = logging.getLogger("memos_core")
 READ_BATCH = 256  # messages whose cubes are stored in one transaction
@@ -51,7 +52,7 @@ class HeaderOptions(TypedDict, total=False):
     sensitivity: Iterable[str]
 
 
-class Writing(Bound):
+class Writing(Ruling):
     """The verbs that write."""
 
     @overload
@@ -90,6 +91,7 @@ class Writing(Bound):
         Raises:
             InvalidText: empty, over ``Settings.max_text`` characters, or not storable.
             InvalidInput: a value of the header cannot be stored.
+            SensitiveText, LimitExceeded: the rules of the namespace refuse it.
             CubeExists: an id is taken. Nothing was stored.
         """
         texts = list(text) if isinstance(text, (list, tuple)) else [text]
@@ -108,19 +110,18 @@ class Writing(Bound):
             valid_to=end,
             ttl=checked_ttl(ttl),
         )
-        drafts = [
-            cubes.Draft(
-                id=cube,
-                text=one,
-                words=reader.words_in(one, provenance),
-                provenance=provenance,
-                header=header,
-            )
-            for cube, one in zip(ids, map(self._text, texts), strict=True)
-        ]
+        said = list(map(self._text, texts))
         if id is not None and (taken := self.engine.run(cubes.clear_expired(self._scope, ids))):
             raise CubeExists(f"the history of another's cube has this id already: {taken[0]}")
-        added = self._store(drafts)
+
+        def write(ruled: Ruled) -> list[MemCube]:
+            drafts = [
+                self._draft(cube, one, provenance, header, ruled.rules)
+                for cube, one in zip(ids, said, strict=True)
+            ]
+            return self._store(drafts, ruled)
+
+        added = self._by_rules(write)
         return added[0] if isinstance(text, str) else added
 
     def ingest(
@@ -146,15 +147,29 @@ class Writing(Bound):
 
         Raises:
             InvalidInput, InvalidText: a message cannot be stored; none was.
+            SensitiveText, LimitExceeded: the rules of the namespace refuse one; none was stored.
         """
         settings = self.engine.settings
         said = reader.messages_from(messages, session=session, settings=settings, repair=repair)
         if not said:
             return []
-        unread = self.engine.run(
-            log.lock(self._scope),
-            log.log(self._scope, [(one, reader.is_readable(one)) for one in said]),
-        )
+
+        def write(ruled: Ruled) -> list[Message]:
+            kept = [self._kept_message(one, ruled.rules) for one in said]
+            readable = [one for one in kept if reader.is_readable(one)]
+            self._check_room(
+                ruled, cubes=len(readable), characters=sum(len(one.content) for one in readable)
+            )
+            return self.engine.run(
+                log.lock(self._scope),
+                log.log(
+                    self._scope,
+                    [(one, reader.is_readable(one)) for one in kept],
+                    rules=ruled.version,
+                ),
+            )
+
+        unread = self._by_rules(write)
         made = [
             cube
             for start in range(0, len(unread), READ_BATCH)
@@ -301,9 +316,29 @@ class Writing(Bound):
         """
         return self.engine.build_index(self._scope)
 
+    def _draft(
+        self, id: UUID, text: str, provenance: Provenance, header: cubes.Header, by: Rules
+    ) -> cubes.Draft:
+        """Return a cube to be, of what the rules let be kept of a text and its header."""
+        kept = self._kept(text, header.metadata, by)
+        return cubes.Draft(
+            id=id,
+            text=kept.text,
+            words=reader.words_in(kept.text, provenance),
+            provenance=provenance,
+            header=replace(header, metadata=kept.metadata),
+            found=tuple(kind for kind in kept.found if kind not in header.sensitivity),
+        )
+
     def _read(self, messages: Sequence[Message]) -> list[MemCube]:
-        drafts = list(reader.drafts_from(messages, settings=self.engine.settings))
-        return self._store(drafts, read=messages)
+        def write(ruled: Ruled) -> list[MemCube]:
+            drafts = [
+                replace(draft, found=self._found_in(draft.text, ruled.rules))
+                for draft in reader.drafts_from(messages, settings=self.engine.settings)
+            ]
+            return self._store(drafts, ruled, read=messages)
+
+        return self._by_rules(write)
 
     def _read_overdue(self) -> None:
         """Make up for readings that failed, each by itself: one that fails again holds up none."""
@@ -314,37 +349,61 @@ class Writing(Bound):
                 _log.exception("message %r of an earlier ingest still cannot be read", message.id)
 
     def _store(
-        self, drafts: Sequence[cubes.Draft], *, read: Sequence[Message] | None = None
+        self, drafts: Sequence[cubes.Draft], ruled: Ruled, *, read: Sequence[Message] | None = None
     ) -> list[MemCube]:
         if not drafts:
             return []
-        engine = self.engine
+        scope, engine, version = self._scope, self.engine, ruled.version
         vectors = engine.documents([draft.text for draft in drafts])
         if read is None:
-            return engine.run(cubes.add(self._scope, drafts, vectors, model=engine.model))
-        return engine.run(cubes.read(self._scope, drafts, vectors, read, model=engine.model))
+            statement = cubes.add(scope, drafts, vectors, model=engine.model, rules=version)
+        else:
+            statement = cubes.read(scope, drafts, vectors, read, model=engine.model, rules=version)
+        characters = sum(len(draft.text) for draft in drafts)
+        return self._write(
+            ruled, statement, cubes=len(drafts), characters=characters, writes=len(drafts)
+        )
 
     def _update(
         self, current: MemCube, header: changes.Change, mode: Literal["overwrite", "append"]
     ) -> MemCube | None:
         checked_period(header.valid_from or current.valid_from, header.valid_to or current.valid_to)
-        change, vector, engine = header, None, self.engine
-        if header.text is not None:
-            joined = f"{current.text}\n{header.text}" if mode == "append" else header.text
-            text = self._text(joined)
-            words = reader.words_in(text, current.provenance)
-            change = replace(header, text=text, words=words)
-            vector = engine.documents([text])
-        return engine.run(
-            changes.update(
+        joined = header.text
+        if header.text is not None and mode == "append":
+            joined = f"{current.text}\n{header.text}"
+        text = None if joined is None else self._text(joined)
+
+        def write(ruled: Ruled) -> MemCube | None:
+            change = self._ruled_change(current, replace(header, text=text), ruled.rules)
+            vector = None if change.text is None else self.engine.documents([change.text])
+            statement = changes.update(
                 self._scope,
                 current.id,
                 change,
                 vector,
                 expected=current.version,
-                model=engine.model,
+                model=self.engine.model,
                 mode=mode,
+                rules=ruled.version,
             )
+            longer = len(change.text or current.text) - len(current.text)
+            return self._write(ruled, statement, cubes=0, characters=longer, writes=1)
+
+        return self._by_rules(write)
+
+    def _ruled_change(self, current: MemCube, change: changes.Change, by: Rules) -> changes.Change:
+        """Return what the rules let be kept of a change, marked with what was found in it."""
+        kept = self._kept(change.text or "", change.metadata or {}, by)
+        labels = (
+            current.governance.sensitivity if change.sensitivity is None else change.sensitivity
+        )
+        found = tuple(kind for kind in kept.found if kind not in labels)
+        return replace(
+            change,
+            text=None if change.text is None else kept.text,
+            words=None if change.text is None else reader.words_in(kept.text, current.provenance),
+            metadata=None if change.metadata is None else kept.metadata,
+            sensitivity=(*labels, *found) if found else change.sensitivity,
         )
 
     def _changed(

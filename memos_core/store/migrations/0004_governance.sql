@@ -271,3 +271,31 @@ BEGIN
     RETURN dropped;
 END
 $$;
+
+-- What is allowed at a path and below, unless nearer rules say otherwise. `after` is where the paths
+-- below end; each change has a new version.
+CREATE SEQUENCE memos.rules_version;
+CREATE TABLE memos.rules (
+    tenant text COLLATE "C" NOT NULL,
+    namespace text[] COLLATE "C" NOT NULL,
+    after text[] COLLATE "C" NOT NULL,
+    rules jsonb NOT NULL,
+    version bigint NOT NULL DEFAULT nextval('memos.rules_version'),
+    PRIMARY KEY (tenant, namespace)
+);
+
+-- True while the rules in force at a path are those that the caller knows, 0 for none; else an error,
+-- so that nothing is written by rules that others changed since.
+CREATE FUNCTION memos.ruled_by(of_tenant text, path text[], known bigint) RETURNS boolean
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF known <> coalesce((
+        SELECT version FROM memos.rules
+        WHERE tenant = of_tenant AND namespace = path[:cardinality(namespace)]
+        ORDER BY cardinality(namespace) DESC LIMIT 1
+    ), 0) THEN
+        RAISE EXCEPTION 'the rules of this namespace changed' USING ERRCODE = 'ME002';
+    END IF;
+    RETURN true;
+END
+$$;

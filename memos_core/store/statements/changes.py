@@ -16,6 +16,7 @@ from memos_core.store.arrays import HalfVectors, SparseVector
 from memos_core.store.statement import Row, Statement, ignored
 from memos_core.store.statements.columns import COLUMNS, WOKEN, first_cube
 from memos_core.store.statements.permission import MAY_READ, MAY_WRITE
+from memos_core.store.statements.rules import IN_FORCE
 from memos_core.store.statements.scope import INSIDE, Scope
 from memos_core.words import Words
 
@@ -107,7 +108,10 @@ _UPDATE: LiteralString = (
             words = coalesce(%(words)s::sparsevec, cube.words),
             embedding = coalesce((%(embeddings)s::halfvec[])[1], cube.embedding)
         FROM old, moment
-        WHERE cube.tenant = old.tenant AND cube.id = old.id AND memos.embedded_by(%(model)s::jsonb)
+        WHERE cube.tenant = old.tenant AND cube.id = old.id
+            AND memos.embedded_by(%(model)s::jsonb) AND """
+    + IN_FORCE
+    + """
         RETURNING cube.*
     )"""
     + _LOGGED
@@ -123,6 +127,7 @@ def update(
     expected: int,
     model: str,
     mode: str,
+    rules: int,
 ) -> Statement[MemCube | None]:
     """Store a new version, or nothing and None where the cube is no longer at ``expected``."""
     return Statement(
@@ -131,6 +136,7 @@ def update(
             id=cube,
             expected=expected,
             content=change.content,
+            rules_version=rules,
             text=change.text,
             word_count=change.words and change.words.count,
             words=change.words and SparseVector(change.words.vector),

@@ -25,6 +25,7 @@ from memos_core.store.statements.columns import (
     provenance_json,
 )
 from memos_core.store.statements.permission import MAY_READ, MAY_WRITE, STANDS, STOOD
+from memos_core.store.statements.rules import IN_FORCE
 from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, Scope
 from memos_core.words import Words
 
@@ -46,13 +47,17 @@ class Header:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draft:
-    """A cube to be, before the store gives it a version and times."""
+    """A cube to be, before the store gives it a version and times.
+
+    ``found`` are the sensitive kinds that its text holds, beside those that its header names.
+    """
 
     id: UUID
     text: str
     words: Words
     provenance: Provenance
     header: Header
+    found: tuple[str, ...] = ()
 
 
 _FACTS: LiteralString = """
@@ -63,8 +68,8 @@ _FACTS: LiteralString = """
             %(valid_from)s::timestamptz AS valid_from, NULL::bigint AS thread, NULL::bigint AS turn
         FROM unnest(
             %(ids)s::uuid[], %(texts)s::text[], %(counts)s::integer[], %(words)s::sparsevec[],
-            %(embeddings)s::halfvec[]
-        ) WITH ORDINALITY AS given (id, text, word_count, words, embedding, ordinal)
+            %(embeddings)s::halfvec[], %(found)s::text[]
+        ) WITH ORDINALITY AS given (id, text, word_count, words, embedding, found, ordinal)
     )"""
 # `claimed` are the messages that this statement may make cubes of: of two readers of one message
 # only one gets it. A speaker's clock ahead of ours must not hide what was just said.
@@ -79,7 +84,7 @@ _TURNS: LiteralString = """
     ), draft AS (
         SELECT
             given.id, text, word_count, words, embedding, ordinal, metadata, provenance,
-            ARRAY[message] AS message_ids, owner,
+            ARRAY[message] AS message_ids, owner, found,
             CASE WHEN valid_from <= now() THEN valid_from END AS valid_from,
             memos.thread(%(namespace)s::text[], claimed.session) AS thread,
             claimed.position AS turn
@@ -87,10 +92,10 @@ _TURNS: LiteralString = """
             %(ids)s::uuid[], %(texts)s::text[], %(counts)s::integer[], %(words)s::sparsevec[],
             %(embeddings)s::halfvec[], %(metadata)s::jsonb[], %(provenance)s::jsonb[],
             %(turn_sessions)s::text[], %(turn_messages)s::text[], %(owners)s::text[],
-            %(valid_from)s::timestamptz[]
+            %(found)s::text[], %(valid_from)s::timestamptz[]
         ) WITH ORDINALITY AS given (
             id, text, word_count, words, embedding, metadata, provenance, session, message, owner,
-            valid_from, ordinal
+            found, valid_from, ordinal
         )
         JOIN claimed ON claimed.session = given.session AND claimed.id = message
     )"""
@@ -105,11 +110,13 @@ _ADDED: LiteralString = (
         SELECT
             %(tenant)s, id, %(namespace)s::text[], 'plaintext', 'generated', %(version)s, text,
             %(semantic_type)s, %(tags)s::text[], metadata, provenance, message_ids, owner,
-            %(priority)s, %(sensitivity)s::text[], valid_from, %(valid_to)s::timestamptz, now(),
-            now(), now() + make_interval(secs => %(ttl)s), word_count, words, thread, turn,
-            embedding, %(derived)s, %(version)s
+            %(priority)s, %(sensitivity)s::text[] || string_to_array(found, ','), valid_from,
+            %(valid_to)s::timestamptz, now(), now(), now() + make_interval(secs => %(ttl)s),
+            word_count, words, thread, turn, embedding, %(derived)s, %(version)s
         FROM draft
-        WHERE memos.embedded_by(%(model)s::jsonb)
+        WHERE memos.embedded_by(%(model)s::jsonb) AND """
+    + IN_FORCE
+    + """
         RETURNING id, metadata, valid_from, recorded_at, expires_at
     ), late AS (
         INSERT INTO memos.unindexed (tenant, index, id)
@@ -138,13 +145,14 @@ def add(
     model: str,
     kind: str = "added",
     details: Mapping[str, object] | None = None,
+    rules: int,
     version: int = 1,
     derived: bool = False,
 ) -> Statement[list[MemCube]]:
     """Store new cubes with one header and provenance in common, all or none.
 
-    ``kind`` and ``details`` are the event's; a cube that takes an expired one's place goes on from
-    its ``version``.
+    ``rules`` is the version of those that were applied; ``kind`` and ``details`` are the event's. A
+    cube that takes an expired one's place goes on from its ``version``.
     """
     header, provenance = drafts[0].header, drafts[0].provenance
     return Statement(
@@ -157,6 +165,7 @@ def add(
             valid_from=header.valid_from,
             kind=kind,
             details=_json(dict(details or {})),
+            rules_version=rules,
             version=version,
             derived=derived,
         ),
@@ -173,6 +182,7 @@ def read(
     messages: Sequence[Message],
     *,
     model: str,
+    rules: int,
 ) -> Statement[list[MemCube]]:
     """Store cubes made of messages, and mark these as read.
 
@@ -192,6 +202,7 @@ def read(
             sessions=[message.session or "" for message in messages],
             messages=[message.id for message in messages],
             kind="ingested",
+            rules_version=rules,
             version=1,
             derived=False,
         ),
@@ -207,6 +218,7 @@ def _parameters(drafts: Sequence[Draft], embeddings: Vectors, model: str) -> dic
         "counts": [draft.words.count for draft in drafts],
         "words": SparseVectors([draft.words.vector for draft in drafts]),
         "embeddings": HalfVectors(embeddings),
+        "found": [",".join(draft.found) for draft in drafts],
         "model": Model(name=model, width=embeddings.shape[1]).as_json(),
         "semantic_type": header.semantic_type,
         "tags": list(header.tags),
@@ -244,7 +256,7 @@ def _cube(row: Row, draft: Draft, namespace: Namespace) -> MemCube:
             owner=header.owner,
             expires_at=row["expires_at"],
             priority=header.priority,
-            sensitivity=header.sensitivity,
+            sensitivity=(*header.sensitivity, *draft.found),
         ),
         created_at=row["recorded_at"],
         updated_at=row["recorded_at"],

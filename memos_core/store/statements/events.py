@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import LiteralString
 from uuid import UUID
@@ -120,6 +121,23 @@ def denied(scope: Scope, cubes: Sequence[UUID], right: str) -> Statement[None]:
     """Write down that a caller asked for what he may not have; nothing where nothing is there."""
     return Statement(
         sql=_DENIED, parameters=scope.parameters(ids=list(cubes), right=right), read=ignored
+    )
+
+
+_REFUSED: LiteralString = """
+    INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
+    VALUES (
+        %(tenant)s, now(), 'denied', %(namespace)s::text[], %(caller)s::jsonb, '{}',
+        %(details)s::jsonb
+    )
+    RETURNING id
+    """
+
+
+def refused(scope: Scope, details: Mapping[str, object]) -> Statement[None]:
+    """Write down that the rules of a namespace refused something."""
+    return Statement(
+        sql=_REFUSED, parameters=scope.parameters(details=json.dumps(dict(details))), read=ignored
     )
 
 

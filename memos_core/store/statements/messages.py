@@ -10,6 +10,7 @@ from typing import LiteralString
 from memos_core.message import Message
 from memos_core.store.statement import Row, Statement, ignored
 from memos_core.store.statements.permission import MAY_READ_MESSAGE, MAY_WRITE_MESSAGE
+from memos_core.store.statements.rules import IN_FORCE
 from memos_core.store.statements.scope import INSIDE, Scope
 
 
@@ -56,7 +57,8 @@ def lock(scope: Scope) -> Statement[None]:
 # The answer names the messages that nothing was made of yet: the new ones, and those of an earlier
 # call whose reading failed. Others who find them due have a minute's grace; two readers of one
 # message cost double work, never a double cube.
-_LOG: LiteralString = """
+_LOG: LiteralString = (
+    """
     WITH sent AS (
         SELECT * FROM jsonb_to_recordset(%(messages)s::jsonb) AS sent (
             id text, session text, role text, name text, content text, metadata jsonb, extra jsonb,
@@ -71,7 +73,9 @@ _LOG: LiteralString = """
             %(tenant)s, %(namespace)s::text[], id, session, role, name, content, metadata, extra,
             created_at, utc_offset, %(caller)s::jsonb ->> 'user', now(),
             CASE WHEN readable THEN now() + interval '1 minute' END
-        FROM sent
+        FROM sent WHERE """
+    + IN_FORCE
+    + """
         ON CONFLICT DO NOTHING
         RETURNING *
     )
@@ -85,9 +89,12 @@ _LOG: LiteralString = """
     ) AS known
     ORDER BY position
     """
+)
 
 
-def log(scope: Scope, messages: Sequence[tuple[Message, bool]]) -> Statement[list[Message]]:
+def log(
+    scope: Scope, messages: Sequence[tuple[Message, bool]], *, rules: int
+) -> Statement[list[Message]]:
     """Append messages that are not in the log yet; True beside one asks for cubes of it.
 
     Reads those of them that no cubes were made of yet, in the order said.
@@ -95,7 +102,9 @@ def log(scope: Scope, messages: Sequence[tuple[Message, bool]]) -> Statement[lis
     records = [_record(message, readable=readable) for message, readable in messages]
     return Statement(
         sql=_LOG,
-        parameters=scope.parameters(messages=json.dumps(records, ensure_ascii=False)),
+        parameters=scope.parameters(
+            messages=json.dumps(records, ensure_ascii=False), rules_version=rules
+        ),
         read=_messages,
     )
 
