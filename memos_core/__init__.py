@@ -1,6 +1,7 @@
 """MemOS: memory for language-model applications as a managed resource."""
 
 from memos_core.aio import AsyncMemOS, AsyncPipeline, AsyncView
+from memos_core.channel import Matching, Publication, Subscription, SyncReport
 from memos_core.cube import Governance, Kind, MemCube, Provenance, State, Usage
 from memos_core.diff import Diff
 from memos_core.embedder import Embedder, QueryEmbedder
@@ -77,6 +78,7 @@ __all__ = [
     "Kind",
     "LimitExceeded",
     "Lineage",
+    "Matching",
     "MemCube",
     "MemOS",
     "MemOSError",
@@ -88,6 +90,7 @@ __all__ = [
     "PipelineFailed",
     "PoolExhausted",
     "Provenance",
+    "Publication",
     "QueryEmbedder",
     "Recall",
     "Relation",
@@ -104,7 +107,9 @@ __all__ = [
     "Stats",
     "StoreError",
     "StoreUnavailable",
+    "Subscription",
     "SweepReport",
+    "SyncReport",
     "UnsupportedServer",
     "Usage",
     "VersionConflict",

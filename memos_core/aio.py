@@ -8,11 +8,13 @@ import contextvars
 import functools
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from memos_core.channel import SyncReport
 from memos_core.diff import Diff
 from memos_core.embedder import Embedder
 from memos_core.governance import Caller
@@ -31,7 +33,7 @@ def _awaited(
 ) -> Callable[Concatenate[AsyncView, P], Coroutine[Any, Any, R]]:
     @functools.wraps(verb)
     async def awaited(self: AsyncView, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self.to_thread(verb, self.sync, *args, **kwargs)
+        return await self.to_thread(verb, self.blocking, *args, **kwargs)
 
     return awaited
 
@@ -55,14 +57,14 @@ def _leave_unwanted(
 
 
 class AsyncView:
-    """A view whose verbs are awaited; ``sync`` is the same view for blocking code.
+    """A view whose verbs are awaited; ``blocking`` is the same view for blocking code.
 
     Cancelling an await does not stop the statement at work: it ends whole, or at the settings'
     ``statement_timeout``.
     """
 
     def __init__(self, view: View) -> None:
-        self.sync = view
+        self.blocking = view
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.namespace))})"
@@ -70,12 +72,12 @@ class AsyncView:
     @property
     def namespace(self) -> Namespace:
         """Where this view writes."""
-        return self.sync.namespace
+        return self.blocking.namespace
 
     @property
     def caller(self) -> Caller | None:
         """On whose behalf it acts."""
-        return self.sync.caller
+        return self.blocking.caller
 
     async def to_thread(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a blocking function where the verbs run: on the memory's own threads.
@@ -84,7 +86,7 @@ class AsyncView:
         """
         work = functools.partial(function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(
-            self.sync.threads, contextvars.copy_context().run, work
+            self.blocking.threads, contextvars.copy_context().run, work
         )
 
     add = _awaited(View.add)
@@ -101,6 +103,13 @@ class AsyncView:
     forget_all = _awaited(View.forget_all)
     rules = _awaited(View.rules)
     set_rules = _awaited(View.set_rules)
+    publish = _awaited(View.publish)
+    withdraw = _awaited(View.withdraw)
+    publications = _awaited(View.publications)
+    subscribe = _awaited(View.subscribe)
+    unsubscribe = _awaited(View.unsubscribe)
+    subscriptions = _awaited(View.subscriptions)
+    sync = _awaited(View.sync)
     grant = _awaited(View.grant)
     revoke = _awaited(View.revoke)
     grants = _awaited(View.grants)
@@ -121,6 +130,24 @@ class AsyncView:
     export_events = _awaited(View.export_events)
     stats = _awaited(View.stats)
     build_index = _awaited(View.build_index)
+
+    async def pushes(
+        self,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 of each wait, not of the whole
+    ) -> AsyncGenerator[SyncReport]:
+        """Sync now, and again whenever a publisher changes something; see ``View.pushes``.
+
+        It waits on a thread of its own, so that it keeps none of the verbs' from them.
+        """
+        reports = self.blocking.pushes(timeout=timeout)
+        with ThreadPoolExecutor(1, "memos-news") as thread:
+            loop = asyncio.get_running_loop()
+            try:
+                while report := await loop.run_in_executor(thread, next, reports, None):
+                    yield report
+            finally:
+                await asyncio.shield(loop.run_in_executor(thread, reports.close))
 
 
 class AsyncPipeline(AsyncView):
@@ -177,7 +204,9 @@ class AsyncMemOS(AsyncView):
     async def pipeline(self, *, dry_run: bool = False) -> AsyncGenerator[AsyncPipeline]:
         """Return a block whose verbs are one transaction; see ``MemOS.pipeline``."""
         block = self._memos.pipeline(dry_run=dry_run)
-        entering = asyncio.get_running_loop().run_in_executor(self.sync.threads, block.__enter__)
+        entering = asyncio.get_running_loop().run_in_executor(
+            self.blocking.threads, block.__enter__
+        )
         try:
             pipeline = await asyncio.shield(entering)
         except asyncio.CancelledError as error:

@@ -35,7 +35,9 @@ class Provenance:
     """Where a cube came from (the paper's origin signature).
 
     ``message_ids`` are the conversation turns it was read from; ``restored_from`` is the version
-    that ``restore`` brought back to make this one.
+    that ``restore`` brought back to make this one. ``watermark`` is what was written into it when
+    it was exported to where it came from. A copy of what another tenant published names its
+    ``publisher``, ``channel`` and ``licence``.
     """
 
     source: str | None = None
@@ -46,6 +48,10 @@ class Provenance:
     role: str | None = None
     said_at: datetime | None = None
     restored_from: int | None = None
+    watermark: str | None = None
+    publisher: str | None = None
+    channel: str | None = None
+    licence: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,7 +38,8 @@ from memos_core.store.statements.embeddings import Text
 from memos_core.store.statements.scope import Scope
 
 if TYPE_CHECKING:
-    from memos_core.store.postgres import Store, Together, Transaction
+    from memos_core.store.postgres import News, Store, Together, Transaction
+    from memos_core.store.snapshot import Snapshot
 
 T = TypeVar("T")
 _log = logging.getLogger("memos_core")
@@ -147,6 +148,22 @@ class Engine:
         """Run statements in one transaction with work of the caller's between them."""
         return self._store.transaction()
 
+    def long_transaction(self) -> AbstractContextManager[Transaction]:
+        """Run statements in one transaction, and for as long as they take.
+
+        Raises:
+            InvalidInput: in a pipeline.
+        """
+        return self._whole_store().transaction(timeout=0)
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        """Read all as it is at one moment, for as long as it takes.
+
+        Raises:
+            InvalidInput: in a pipeline.
+        """
+        return self._whole_store().snapshot()
+
     @property
     def in_pipeline(self) -> bool:
         """Whether all that is run here is one transaction."""
@@ -170,6 +187,23 @@ class Engine:
         finally:
             for denied in denials:
                 self.run(denied)
+
+    @contextmanager
+    def joined(self) -> Generator[tuple[Engine, Together]]:
+        """Run all verbs of a block in one transaction: in the pipeline's, where this is one."""
+        if self.in_pipeline:
+            yield self, cast("Together", self._store)
+            return
+        with self.together() as (inside, transaction):
+            yield inside, transaction
+
+    def listen(self) -> AbstractContextManager[News]:
+        """Hear of changes in what is published, for as long as it takes.
+
+        Raises:
+            InvalidInput: in a pipeline, which sees nothing of what others do.
+        """
+        return self._whole_store().listen()
 
     def log_denied(self, denied: Statement[None]) -> None:
         """Write down what was denied; in a pipeline after its end, which may undo all else."""
@@ -216,6 +250,14 @@ class Engine:
         if self._stored != mine:
             self._stored = self._store.run(embeddings.claim(mine)) or mine
         return self._checked(vectors)
+
+    def vectors(self, texts: Sequence[str]) -> Vectors:
+        """Embed texts that are not stored yet; shape (len(texts), width).
+
+        Raises:
+            EmbedderMismatch: another model filled the database.
+        """
+        return self._checked(document_vectors(self._embedder, texts))
 
     def question(self, text: str) -> Vectors:
         """Embed a question; shape (1, width).

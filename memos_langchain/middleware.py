@@ -68,7 +68,7 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
         if not isinstance(cast("object", memos), View):
             raise InvalidInput(
                 f"memos is a MemOS or a view of one, not {type(memos).__name__}: of an AsyncMemOS "
-                "or an AsyncView, pass .sync"
+                "or an AsyncView, pass .blocking"
             )
         if namespace is not None:
             _check_namespace(namespace, memos)

@@ -6,7 +6,8 @@ import contextlib
 import json
 import select
 import threading
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, LiteralString, NoReturn, TypeVar, overload
 
@@ -22,15 +23,18 @@ from memos_core.embedder import Model, wrong_model
 from memos_core.settings import Settings
 from memos_core.store import binary
 from memos_core.store.migrate import make_event_partitions, migrate
-from memos_core.store.statement import Statement
+from memos_core.store.snapshot import Snapshot
+from memos_core.store.statement import Copy, Statement
 from memos_core.store.statements.candidates import DEPTH
 
 T = TypeVar("T")
+S = TypeVar("S", "Session", Snapshot)
 Connection = psycopg.Connection[dict[str, Any]]
 
 _WRONG_MODEL = "ME001"  # raised by memos.embedded_by
 _OTHER_RULES = "ME002"  # raised by memos.ruled_by
 _RETRIES = 3  # of a transaction that collided with another: it was rolled back, nothing is lost
+_LISTEN_SECONDS = 0.5  # between two looks at whether the store was closed
 _CANCEL_SECONDS = 0.2  # between two attempts to end a session's statement
 _COLLISION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _NO_CONNECTION = (
@@ -51,6 +55,13 @@ class Transaction:
         """Run a statement and return its answer."""
         rows = self._connection.execute(statement.sql, statement.parameters).fetchall()
         return statement.read(rows)
+
+    def copy(self, copy: Copy, /) -> None:
+        """Store many rows."""
+        with self._connection.cursor().copy(copy.sql) as rows:
+            rows.set_types(copy.types)
+            for row in copy.rows:
+                rows.write_row(row)
 
 
 class Together(Transaction):
@@ -126,6 +137,33 @@ class Session(Transaction):
             self._connection.cancel_safe()
 
 
+class News:
+    """What is told to a connection that listens."""
+
+    def __init__(self, connection: Connection, check_open: Callable[[], None]) -> None:
+        self._connection = connection
+        self._check_open = check_open
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for news; False where there was none in ``timeout`` seconds, or the store closed.
+
+        What was told several times meanwhile is told once.
+        """
+        late = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = (
+                _LISTEN_SECONDS if late is None else min(_LISTEN_SECONDS, late - time.monotonic())
+            )
+            try:
+                self._check_open()
+            except errors.Closed:
+                return False
+            if any(True for _ in self._connection.notifies(timeout=max(left, 0), stop_after=1)):
+                return True
+            if late is not None and time.monotonic() >= late:
+                return False
+
+
 class Store:
     """A pool of connections to one migrated database.
 
@@ -140,7 +178,7 @@ class Store:
         self._idle = threading.Condition()
         self._busy = 0  # calls in it
         self._lent = 0  # connections of the pool that they hold
-        self._sessions: set[Session] = set()
+        self._sessions: set[Session | Snapshot] = set()
         self._closed = False
         with translated(settings):
             self._dsn = _patient(dsn, settings)
@@ -236,16 +274,30 @@ class Store:
             StoreUnavailable: no connection can be had.
         """
         with translated(self.settings), self._apart() as connection:
-            session = Session(connection, self)
-            with self._idle:
-                self.check_open()
-                self._sessions.add(session)
-            try:
+            with self._listed(Session(connection, self)) as session:
                 yield session
-            finally:
-                with self._idle:
-                    self._sessions.discard(session)
-                    self._idle.notify_all()
+
+    @contextmanager
+    def snapshot(self) -> Generator[Snapshot]:
+        """Read all as it is at one moment, for as long as it takes, until the store is closed.
+
+        Raises:
+            StoreUnavailable: no connection can be had.
+        """
+        with translated(self.settings), self._apart() as connection:
+            with self._listed(Snapshot(connection, self.check_open)) as snapshot, snapshot.taken():
+                yield snapshot
+
+    @contextmanager
+    def listen(self) -> Generator[News]:
+        """Hear of changes in what is published, until the store is closed.
+
+        Raises:
+            StoreUnavailable: no connection can be had, or it was lost.
+        """
+        with translated(self.settings), self._apart() as connection:
+            connection.execute("LISTEN memos_channels")
+            yield News(connection, self.check_open)
 
     def check_open(self) -> None:
         """Refuse what comes after ``close``.
@@ -266,6 +318,19 @@ class Store:
                     session.cancel()
                 self._idle.wait(_CANCEL_SECONDS)  # one may have been between two statements
         self._pool.close()
+
+    @contextmanager
+    def _listed(self, session: S) -> Generator[S]:
+        """Have ``close`` cancel what a session is at."""
+        with self._idle:
+            self.check_open()
+            self._sessions.add(session)
+        try:
+            yield session
+        finally:
+            with self._idle:
+                self._sessions.discard(session)
+                self._idle.notify_all()
 
     @contextmanager
     def _apart(self) -> Generator[Connection]:

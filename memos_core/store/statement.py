@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, LiteralString, TypeVar
 
@@ -17,6 +17,15 @@ class Statement(Generic[T]):
     sql: LiteralString
     parameters: Mapping[str, object]
     read: Callable[[Sequence[Row]], T]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Copy:
+    """Many rows to store in one go: COPY in its binary form, with the types of their columns."""
+
+    sql: LiteralString
+    types: Sequence[str]
+    rows: Iterable[Sequence[object]]
 
 
 def ignored(_rows: Sequence[Row]) -> None:

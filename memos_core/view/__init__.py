@@ -1,5 +1,6 @@
 """Views: every verb of a memory, bound to a namespace and a caller."""
 
+from memos_core.view.channels import Publishing
 from memos_core.view.governance import Governing
 from memos_core.view.lifecycle import Living
 from memos_core.view.lineage import Composing
@@ -7,7 +8,7 @@ from memos_core.view.reading import Reading
 from memos_core.view.writing import Writing
 
 
-class View(Reading, Writing, Living, Composing, Governing):
+class View(Reading, Writing, Living, Composing, Governing, Publishing):
     """Every verb, bound to a namespace and a caller.
 
     A view writes to its namespace and reads from it and all below it. Each verb is one

@@ -393,5 +393,5 @@ def test_refuses_namespaces_that_are_no_templates(
 
 
 def test_refuses_an_async_view(ann: View) -> None:
-    with pytest.raises(InvalidInput, match=r"pass \.sync"):
+    with pytest.raises(InvalidInput, match=r"pass \.blocking"):
         MemOSMiddleware(AsyncView(ann))  # pyright: ignore[reportArgumentType] that is the point

@@ -54,7 +54,7 @@ _LOGGED: LiteralString = (
         CASE WHEN content_version = version THEN memos.invalidate(
             tenant, ARRAY[id], recorded_at, %(caller)s::jsonb
         ) END AS fallen,
-        memos.unindex(tenant, ARRAY[id], namespace)
+        memos.unindex(tenant, ARRAY[id], namespace), memos.announce(tenant)
     FROM changed"""
 )
 
@@ -270,6 +270,23 @@ def lock_all(scope: Scope, *, session: str | None) -> Statement[list[UUID]]:
     )
 
 
+_THERE: LiteralString = (
+    "SELECT id FROM memos.cube WHERE id = ANY(%(ids)s::uuid[]) AND "
+    + INSIDE
+    + " UNION SELECT id FROM memos.cube_version "
+    "WHERE id = ANY(%(ids)s::uuid[]) AND state = 'expired' AND " + INSIDE
+)
+
+
+def there(scope: Scope, cubes: Sequence[UUID]) -> Statement[list[UUID]]:
+    """Read which of some cubes are there to be forgotten."""
+    return Statement(
+        sql=_THERE,
+        parameters=scope.parameters(ids=list(cubes)),
+        read=lambda rows: [row["id"] for row in rows],
+    )
+
+
 # All or nothing: where one id is unknown, may not be written, or is frozen, or something frozen was
 # made of it, `whole` is empty and nothing is removed. What was made of them, whosever it is, goes
 # with them. The turns that a cube came from say what it says, so their content goes with it; their
@@ -341,6 +358,9 @@ _FORGET: LiteralString = (
         ARRAY(SELECT id FROM frozen) AS frozen,
         ARRAY(SELECT id FROM derived, whole) AS derived,
         coalesce((SELECT versions FROM removed), 0) AS versions,
+        (SELECT memos.recall(
+            %(tenant)s, %(ids)s::uuid[] || ARRAY(SELECT id FROM derived)
+        ) FROM removed) AS recalled,
         ARRAY(SELECT id FROM erased) AS message_ids
     """
 )

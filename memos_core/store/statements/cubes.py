@@ -129,7 +129,9 @@ _ADDED: LiteralString = (
             %(tenant)s, now(), %(kind)s, %(namespace)s::text[], %(caller)s::jsonb, array_agg(id),
     """
 )
-_LOGGED: LiteralString = " FROM added HAVING count(*) > 0) SELECT * FROM added"
+_LOGGED: LiteralString = (
+    " FROM added HAVING count(*) > 0) SELECT added.*, memos.announce(%(tenant)s) FROM added"
+)
 # One row says what the store made of all: they have one header.
 _ADD: LiteralString = _FACTS + _ADDED + "%(details)s::jsonb" + _LOGGED + " LIMIT 1"
 _READ: LiteralString = (

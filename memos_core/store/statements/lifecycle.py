@@ -78,7 +78,7 @@ _ANSWER: LiteralString = (
     + ","
     + WOKEN
     + """, id IN (SELECT id FROM permitted) AS may_write,
-        EXISTS (SELECT FROM whole) AS done, unindexed
+        EXISTS (SELECT FROM whole) AS done, unindexed, memos.announce(tenant)
     FROM (
         SELECT changed.*, memos.unindex(tenant, ARRAY[id], namespace) AS unindexed FROM changed
         UNION ALL
@@ -103,7 +103,8 @@ _EXPIRE: LiteralString = (
     + ","
     + WOKEN
     + """, id IN (SELECT id FROM permitted) AS may_write,
-        EXISTS (SELECT FROM whole) AS done, (SELECT count(*) FROM ended) AS ended
+        EXISTS (SELECT FROM whole) AS done, (SELECT count(*) FROM ended) AS ended,
+        memos.announce(tenant)
     FROM held
     """
 )

@@ -80,7 +80,8 @@ _ENDED: LiteralString = """, fallen AS MATERIALIZED (
     )
     SELECT
         (SELECT ids FROM whole) AS cubes, (SELECT fallen FROM ended) AS invalidated,
-        (SELECT max(id::text) FROM looked) AS last
+        (SELECT max(id::text) FROM looked) AS last,
+        (SELECT memos.announce(%(tenant)s) FROM whole)
     """
 _ARCHIVED: LiteralString = """, superseded AS (
         INSERT INTO memos.cube_version SELECT moment, held.* FROM held, whole
@@ -93,7 +94,8 @@ _ARCHIVED: LiteralString = """, superseded AS (
     SELECT
         (SELECT ids FROM whole) AS cubes, NULL AS invalidated,
         (SELECT max(id::text) FROM looked) AS last,
-        (SELECT count(memos.unindex(tenant, ARRAY[id], namespace)::text) FROM changed)
+        (SELECT count(memos.unindex(tenant, ARRAY[id], namespace)::text) FROM changed),
+        (SELECT memos.announce(%(tenant)s) FROM whole)
     """
 _LAPSE: LiteralString = _LOOKED + _LAPSED + _BATCH + _ALL + _HELD + _MOMENT + _ENDED
 _END: LiteralString = _LOOKED + _FORSAKEN + _BATCH + _ALL + _HELD + _MOMENT + _ENDED
