@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from memos_core.cli import commands, main
+from memos_core.cli import app, commands, main, options
 from memos_core.memos import MemOS
 from tests.support import WordEmbedder
 
@@ -28,10 +28,10 @@ def memos_command(database: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     def open_with_words(where: str | None = None) -> MemOS:
         return opened(where, embedder=WordEmbedder())
 
-    monkeypatch.setattr(commands.MemOS, "open", open_with_words)
+    monkeypatch.setattr(options.MemOS, "open", open_with_words)
     monkeypatch.setenv("MEMOS_DATABASE", database)
     monkeypatch.setenv("COLUMNS", "200")
-    return lambda *words: CliRunner().invoke(commands.app, [str(word) for word in words])
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
 
 def answer(result: Result) -> Any:
@@ -171,3 +171,85 @@ def test_tells_of_the_private_server(memos_command: Callable[..., Result], tmp_p
     assert status["running"] is False
     stopped = answer(memos_command("serve-postgres", "stop", "--database", folder, "--json"))
     assert stopped["stopped"] is False
+
+
+def test_governs_a_cube(memos_command: Callable[..., Result]) -> None:
+    one, two = answer(memos_command("add", "Ann likes tea.", "Ann likes cake.", "--json"))
+    ids = (one["id"], two["id"])
+    memos_command("update", ids[0], "Ann loves tea.")
+    changed = answer(memos_command("diff", ids[0], 1, "--json"))
+    assert changed["text"][-2:] == ["-Ann likes tea.", "+Ann loves tea."]
+    assert "Ann loves tea." in memos_command("diff", ids[0], 1, 2).stdout
+    fused = answer(memos_command("fuse", *ids, "--json"))
+    bundle = answer(memos_command("compose", "tastes", fused["id"], "--tag", "x", "--json"))
+    assert bundle["text"].startswith("tastes\n")
+    tree = memos_command("provenance", bundle["id"]).stdout
+    assert "composed ← " in tree
+    assert "merged ← Ann likes cake." in tree
+    assert len(answer(memos_command("provenance", bundle["id"], "--json"))["edges"]) == 3
+    for verb, state in (
+        ("archive", "archived"),
+        ("activate", "activated"),
+        ("freeze", "frozen"),
+        ("unfreeze", "activated"),
+    ):
+        assert answer(memos_command(verb, ids[0], "--json"))[0]["state"] == state
+        assert "archived" in memos_command("history", ids[0]).stdout
+    assert len(answer(memos_command("expire", fused["id"], "--json"))) == 1
+    memos_command("add", "brief", "--ttl", 0.001)
+    assert len(answer(memos_command("sweep", "--json"))["expired"]) == 1
+    assert "ended 0" in memos_command("sweep", "--idle", 30, "--archived", 30).stdout
+
+
+def test_asks_as_somebody(memos_command: Callable[..., Result]) -> None:
+    ann, bob = ("--as", "ann"), ("--as", "bob", "--role", "nurse", "--context", '{"at": "ward"}')
+    (cube,) = answer(memos_command(*ann, "add", "Ann's tea", "--tag", "x", "--json"))
+    assert cube["governance"]["owner"] == "ann"
+    assert answer(memos_command(*bob, "search", "tea", "--json")) == []
+    granted = answer(
+        memos_command(
+            *ann, "grant", "--role", "nurse", "--tag", "x", "--right", "read", "--right", "derive",
+            "--condition", '{"at": "ward"}', "--json",
+        )
+    )  # fmt: skip
+    assert granted["rights"] == ["read", "derive"]
+    assert len(answer(memos_command(*bob, "search", "tea", "--json"))) == 1
+    shown = memos_command("grants").stdout
+    assert "role nurse" in shown
+    assert "tag x of ann" in shown
+    refused = memos_command(*bob, "update", cube["id"], "mine")
+    assert type(refused.exception).__name__ == "NotPermitted"
+    assert len(answer(memos_command(*ann, "revoke", granted["id"], "--json"))) == 1
+    assert answer(memos_command(*ann, "revoke", "--role", "nurse", "--tag", "x", "--json")) == []
+    assert answer(memos_command(*bob, "search", "tea", "--json")) == []
+    assert "nothing was granted" in memos_command("grants").stdout
+    nobody = memos_command("--role", "nurse", "search", "tea")
+    assert "say who with --as" in str(nobody.exception)
+
+
+def test_says_what_is_allowed(memos_command: Callable[..., Result]) -> None:
+    new = '{"sensitive": {"email": "redact"}, "max_cubes": 1}'
+    assert answer(memos_command("rules", new, "--json"))["max_cubes"] == 1
+    (cube,) = answer(memos_command("add", "ann@example.com", "--json"))
+    assert cube["text"] == "[email]"
+    assert type(memos_command("add", "two").exception).__name__ == "LimitExceeded"
+    assert "max_cubes" in memos_command("rules").stdout
+    assert "no rules" in memos_command("rules", "--clear").stdout
+    assert "no rules:" in str(memos_command("rules", '{"most": 1}').exception)
+
+
+def test_publishes_and_takes(memos_command: Callable[..., Result], tmp_path: Path) -> None:
+    acme, globex = ("--at", "acme"), ("--at", "globex")
+    memos_command("add", "tea", "--tag", "recipe", *acme)
+    made = answer(memos_command("publish", "recipes", "--tag", "recipe", *acme, "--json"))
+    assert "subscribed to recipes" in memos_command("subscribe", "recipes", *globex).stdout
+    assert len(answer(memos_command("sync", *globex, "--json"))["added"]) == 1
+    assert "takes recipes" in memos_command("channels", *globex).stdout
+    assert answer(memos_command("withdraw", made["id"], *acme, "--json")) == {"withdrawn": True}
+    assert "1 withdrawn" in memos_command("sync", *globex).stdout
+    taken = answer(memos_command("channels", *globex, "--json"))["subscriptions"][0]
+    memos_command("unsubscribe", taken["id"], *globex)
+    assert answer(memos_command("channels", *globex, "--json"))["subscriptions"] == []
+    log = tmp_path / "log.jsonl"
+    assert answer(memos_command("export-events", log, *acme, "--json"))["events"] >= 4
+    assert len(log.read_text().splitlines()) >= 4

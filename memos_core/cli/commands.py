@@ -1,92 +1,41 @@
-"""The commands of ``memos``."""
+"""The commands of ``memos`` that remember, find, change and forget, and those about the server."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Group
 from rich.text import Text
 
 from memos_core.cli import files, show
+from memos_core.cli.options import (
+    AsJson,
+    AsOf,
+    At,
+    Database,
+    Id,
+    answer,
+    app,
+    json_object,
+    opened,
+    output,
+    progress,
+    progress_output,
+    view_of,
+)
 from memos_core.cli.plain import as_json, plain
-from memos_core.errors import InvalidInput, MemOSError
+from memos_core.errors import InvalidInput
 from memos_core.memos import MemOS
 from memos_core.model.default import DEFAULT_MODEL, embedder_name, load_embedder
-from memos_core.view import View
 from memos_core.view.reading import Mode
 
 INGEST_BATCH = 128  # messages a transaction: a second or so with the default model
 
-app = typer.Typer(
-    name="memos",
-    help="Memory for language-model applications: remember, find, update and forget.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
 server = typer.Typer(help="The private PostgreSQL server.", no_args_is_help=True)
 app.add_typer(server, name="serve-postgres")
-
-output = Console()
-progress_output = Console(stderr=True)  # so that --json can be piped
-
-Database = Annotated[
-    str | None,
-    typer.Option(
-        "--database",
-        "-d",
-        envvar="MEMOS_DATABASE",
-        help="A postgresql:// URL, or the folder of a private server. [default: your own folder]",
-    ),
-]
-At = Annotated[
-    list[str] | None,
-    typer.Option("--at", "-a", help="A label of the namespace; repeat it for a path."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Id = Annotated[str, typer.Argument(help="The id of a cube.")]
-AsOf = Annotated[
-    datetime | None, typer.Option(help="What was known at this time (this machine's zone).")
-]
-
-
-def main() -> None:
-    """Run the command line; errors of ours are printed in a line and exit with 1."""
-    try:
-        app()
-    except MemOSError as error:
-        _fail(error)
-
-
-def _fail(error: MemOSError) -> NoReturn:
-    name = type(error).__name__
-    if "--json" in sys.argv:
-        print(json.dumps({"error": name, "message": str(error)}), file=sys.stderr)  # noqa: T201
-    else:
-        progress_output.print(f"[bold red]{name}[/]: ", end="")
-        progress_output.print(str(error), markup=False, highlight=False)
-    raise SystemExit(1)
-
-
-@contextmanager
-def _view(database: str | None, at: list[str] | None, doing: str) -> Generator[View]:
-    """Open the memory; loading the model or starting the server can take seconds, so say so."""
-    with progress_output.status(doing), MemOS.open(database) as memos:
-        yield memos.at(*at) if at else memos
-
-
-def _print(value: object, shown: RenderableType, *, raw: bool) -> None:
-    if raw:
-        output.out(as_json(value), highlight=False)
-    else:
-        output.print(shown)
 
 
 @app.command()
@@ -101,16 +50,10 @@ def add(
     raw: AsJson = False,
 ) -> None:
     """Remember one or more texts."""
-    try:
-        extra = json.loads(metadata)
-    except json.JSONDecodeError as error:
-        raise InvalidInput(f"--metadata is no JSON: {error}") from error
-    with _view(database, at, "remembering") as view:
+    extra = json_object(metadata, option="--metadata")
+    with opened(database, at, "remembering") as view:
         cubes = view.add(texts, tags=tag or (), metadata=extra, source=source, ttl=ttl)
-    for cube in [] if raw else cubes:
-        output.print(show.cube(cube))
-    if raw:
-        output.out(as_json(cubes), highlight=False)
+    answer(cubes, Group(*map(show.cube, cubes)), raw=raw)
 
 
 @app.command()
@@ -126,15 +69,15 @@ def ingest(
     """Remember a conversation; messages that are known already are skipped."""
     messages = files.conversation(file)
     made = 0
-    with _progress() as progress, MemOS.open(database) as memos:
-        view = memos.at(*at) if at else memos
-        task = progress.add_task("ingesting", total=len(messages))
+    with progress() as bar, MemOS.open(database) as memos:
+        view = view_of(memos, at)
+        task = bar.add_task("ingesting", total=len(messages))
         for start in range(0, len(messages), INGEST_BATCH):
             batch = messages[start : start + INGEST_BATCH]
             made += len(view.ingest(batch, session=session))
-            progress.advance(task, len(batch))
-    answer = {"messages": len(messages), "cubes": made}
-    _print(answer, f"{len(messages)} messages read, {made} new cubes", raw=raw)
+            bar.advance(task, len(batch))
+    counts = {"messages": len(messages), "cubes": made}
+    answer(counts, f"{len(messages)} messages read, {made} new cubes", raw=raw)
 
 
 @app.command()
@@ -156,11 +99,8 @@ def search(
     raw: AsJson = False,
 ) -> None:
     """Find what answers a question."""
-    try:
-        conditions = json.loads(where)
-    except json.JSONDecodeError as error:
-        raise InvalidInput(f"--filter is no JSON: {error}") from error
-    with _view(database, at, "searching") as view:
+    conditions = json_object(where, option="--filter")
+    with opened(database, at, "searching") as view:
         found = view.search(
             query,
             k=k,
@@ -173,7 +113,7 @@ def search(
             valid_at=valid_at,
             mode=mode,
         )
-    _print(found, show.hits(found), raw=raw)
+    answer(found, show.hits(found), raw=raw)
 
 
 @app.command()
@@ -181,9 +121,9 @@ def get(
     id: Id, as_of: AsOf = None, database: Database = None, at: At = None, raw: AsJson = False
 ) -> None:
     """Show a cube with its header."""
-    with _view(database, at, "reading") as view:
+    with opened(database, at, "reading") as view:
         cube = view.get(id, as_of=as_of)
-    _print(cube, show.cube(cube), raw=raw)
+    answer(cube, show.cube(cube), raw=raw)
 
 
 Expected = Annotated[int | None, typer.Option(help="Refuse if it is at another version by now.")]
@@ -200,10 +140,10 @@ def update(
     raw: AsJson = False,
 ) -> None:
     """Store a new version of a cube."""
-    with _view(database, at, "updating") as view:
+    with opened(database, at, "updating") as view:
         mode = "append" if append else "overwrite"
         cube = view.update(id, text, mode=mode, expected_version=expected_version)
-    _print(cube, show.cube(cube), raw=raw)
+    answer(cube, show.cube(cube), raw=raw)
 
 
 @app.command()
@@ -216,17 +156,17 @@ def restore(
     raw: AsJson = False,
 ) -> None:
     """Bring back what a cube said at an earlier version."""
-    with _view(database, at, "restoring") as view:
+    with opened(database, at, "restoring") as view:
         cube = view.restore(id, version=version, expected_version=expected_version)
-    _print(cube, show.cube(cube), raw=raw)
+    answer(cube, show.cube(cube), raw=raw)
 
 
 @app.command()
 def history(id: Id, database: Database = None, at: At = None, raw: AsJson = False) -> None:
     """Show every version of a cube."""
-    with _view(database, at, "reading") as view:
+    with opened(database, at, "reading") as view:
         versions = view.history(id)
-    _print(versions, show.history(versions), raw=raw)
+    answer(versions, show.history(versions), raw=raw)
 
 
 @app.command()
@@ -241,9 +181,9 @@ def forget(
     """Erase cubes, all their versions, and what was said in the turns they came from."""
     if [bool(ids), session is not None, everything].count(True) != 1:
         raise InvalidInput("name what to forget: ids, or --session NAME, or --all")
-    with _view(database, at, "forgetting") as view:
+    with opened(database, at, "forgetting") as view:
         report = view.forget(ids) if ids else view.forget_all(session=session)
-    _print(report, show.forgotten(report), raw=raw)
+    answer(report, show.forgotten(report), raw=raw)
 
 
 @app.command()
@@ -260,7 +200,7 @@ def events(
     raw: AsJson = False,
 ) -> None:
     """Show the audit log, the latest first."""
-    with _view(database, at, "reading") as view:
+    with opened(database, at, "reading") as view:
         log = view.events(
             kind=kind,
             cube=cube,
@@ -270,23 +210,23 @@ def events(
             limit=limit,
             offset=offset,
         )
-    _print(log, show.events(log), raw=raw)
+    answer(log, show.events(log), raw=raw)
 
 
 @app.command()
 def stats(database: Database = None, at: At = None, raw: AsJson = False) -> None:
     """Count what a namespace holds."""
-    with _view(database, at, "counting") as view:
+    with opened(database, at, "counting") as view:
         counted = view.stats()
-    _print(counted, show.stats(counted), raw=raw)
+    answer(counted, show.stats(counted), raw=raw)
 
 
 @app.command()
 def index(database: Database = None, at: At = None, raw: AsJson = False) -> None:
     """Build the search index of a large namespace now, or bring it up to date."""
-    with _view(database, at, "building the search index") as view:
+    with opened(database, at, "building the search index") as view:
         count = view.build_index()
-    _print({"indexed": count}, Text(f"{count:,} memories in the search index"), raw=raw)
+    answer({"indexed": count}, Text(f"{count:,} memories in the search index"), raw=raw)
 
 
 @app.command()
@@ -300,8 +240,8 @@ def reembed(
     raw: AsJson = False,
 ) -> None:
     """Replace every vector by another model's; an interrupted run goes on where it stopped."""
-    with _progress() as progress:
-        task = progress.add_task("loading the model", total=None)
+    with progress() as bar:
+        task = bar.add_task("loading the model", total=None)
         embedder = load_embedder(
             embedder_name(
                 model or DEFAULT_MODEL, query_prefix=query_prefix, document_prefix=document_prefix
@@ -309,11 +249,11 @@ def reembed(
         )
 
         def report(done: int, everything: int) -> None:
-            progress.update(task, description="embedding", completed=done, total=everything)
+            bar.update(task, description="embedding", completed=done, total=everything)
 
         count = MemOS.reembed(database, embedder=embedder, report=report)
-    answer = {"embedder": embedder.name, "versions": count}
-    _print(answer, Text(f"{count} versions embedded anew by {embedder.name}"), raw=raw)
+    done = {"embedder": embedder.name, "versions": count}
+    answer(done, Text(f"{count} versions embedded anew by {embedder.name}"), raw=raw)
 
 
 @app.command()
@@ -338,7 +278,7 @@ def status(database: Database = None, raw: AsJson = False) -> None:
 
     found = embedded.status(_folder(database))
     words = f"runs (pid {found.pid})" if found.running else "does not run"
-    _print(found, Text(f"the server in {found.folder} {words}"), raw=raw)
+    answer(found, Text(f"the server in {found.folder} {words}"), raw=raw)
 
 
 @server.command()
@@ -349,8 +289,8 @@ def stop(database: Database = None, raw: AsJson = False) -> None:
     where = _folder(database)
     stopped = embedded.stop(where)
     words = "stopped" if stopped else "was not running"
-    answer = {"folder": plain(where), "stopped": stopped}
-    _print(answer, Text(f"the server in {where} {words}"), raw=raw)
+    done = {"folder": plain(where), "stopped": stopped}
+    answer(done, Text(f"the server in {where} {words}"), raw=raw)
 
 
 def _folder(database: str | None) -> Path:
@@ -362,14 +302,3 @@ def _folder(database: str | None) -> Path:
             "server of yours"
         )
     return Path(database) if database else embedded.default_folder()
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=progress_output,
-        transient=True,
-    )

@@ -21,8 +21,8 @@ def plain(value: object) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        pairs = cast("Mapping[str, object]", value).items()
-        return {key: plain(inner) for key, inner in pairs}
+        pairs = cast("Mapping[object, object]", value).items()
+        return {str(key): plain(inner) for key, inner in pairs}
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in cast("list[object]", value)]
     if isinstance(value, datetime):

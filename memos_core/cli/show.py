@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from rich.console import Group, RenderableType
@@ -10,8 +10,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from memos_core.channel import SyncReport
 from memos_core.cube import MemCube
+from memos_core.governance import Grant
 from memos_core.hit import Event, ForgetReport, Hit, Stats
+from memos_core.retention import SweepReport
 
 _BAR = 12  # cells of a full score
 
@@ -38,11 +41,17 @@ def history(versions: Sequence[MemCube]) -> RenderableType:
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("version", justify="right")
     table.add_column("recorded", no_wrap=True)
+    table.add_column("state", no_wrap=True)
     table.add_column("text", overflow="fold")
     for version in versions:
         restored = version.provenance.restored_from
         note = f"  (restored from {restored})" if restored else ""
-        table.add_row(str(version.version), _time(version.updated_at), Text(version.text + note))
+        table.add_row(
+            str(version.version),
+            _time(version.updated_at),
+            version.state,
+            Text(version.text + note),
+        )
     return table
 
 
@@ -66,7 +75,9 @@ def events(log: Sequence[Event]) -> RenderableType:
 def forgotten(report: ForgetReport) -> RenderableType:
     """Show what was erased."""
     return Text(
-        f"forgot {len(report.cubes)} cube(s) in {report.versions} version(s) "
+        f"forgot {len(report.cubes)} cube(s)"
+        + (f" and {len(report.derived)} made of them" if report.derived else "")
+        + f" in {report.versions} version(s) "
         f"and {len(report.message_ids)} message(s) they came from"
     )
 
@@ -163,3 +174,56 @@ def _time(moment: datetime) -> str:
 
 def _ids(names: Sequence[str]) -> str:
     return f"{len(names)} cubes" if len(names) > 1 else "".join(names)
+
+
+def states(cubes: Sequence[MemCube]) -> RenderableType:
+    """Show in which states cubes are now."""
+    return Group(*(Text(f"{one.id}  {one.state}  {one.text}") for one in cubes))
+
+
+def swept(report: SweepReport) -> RenderableType:
+    """Show what a sweep did."""
+    return Text(
+        f"ended {len(report.expired)} whose time was over and {len(report.ended)} from the "
+        f"archive, archived {len(report.archived)}, and ended {len(report.invalidated)} "
+        "that were made of them"
+    )
+
+
+def synced(report: SyncReport) -> RenderableType:
+    """Show what a sync brought."""
+    return Text(
+        f"{len(report.added)} new, {len(report.updated)} changed, "
+        f"{len(report.withdrawn)} withdrawn, {report.withheld} held back"
+    )
+
+
+def grants(found: Sequence[Grant]) -> RenderableType:
+    """Show who may do what."""
+    if not found:
+        return Text("nothing was granted", style="dim")
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for column in ("who", "may", "with", "while", "until", "id"):
+        table.add_column(column, overflow="fold")
+    for one in found:
+        about = f"cube {one.cube}" if one.cube else f"tag {one.tag}" if one.tag else "all"
+        mine = f" of {one.owner}" if one.owner else ""
+        table.add_row(
+            one.user or (f"role {one.role}" if one.role else "everyone"),
+            ", ".join(one.rights),
+            f"{about}{mine} in {'/'.join(one.namespace)}",
+            ", ".join(f"{key} {value}" for key, value in one.condition.items()),
+            _time(one.expires_at) if one.expires_at else "",
+            str(one.id),
+        )
+    return table
+
+
+def fields(values: Mapping[str, object]) -> RenderableType:
+    """Show names and values."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", justify="right")
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        table.add_row(name, Text(str(value)))
+    return table
