@@ -240,9 +240,9 @@ _KEY_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----
 _KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _KEY_LINES = re.compile(r"(?:(?:\s|\\[nr])*+[A-Za-z0-9+/=]{40,}+)+")  # of one that was cut off
 
-# Left to be filled in: ${PASSWORD}, $PASSWORD, {password}, <password>, %(password)s; and code
-_UNSET = r"(?:\$(?-i:[{(A-Z])|\{|<|%\()"
-_CODE = r"(?:\w++[(\[]|(?:self|cls|this|os|process|settings|config|secrets|env)\.)"
+# Left to be filled in: ${PASSWORD}, $PASSWORD, {password}, <password>, %(password)s, ***; and code
+_UNSET = r"(?:\$(?-i:[{(A-Z])|\{|<|%\(|\*\*)"
+_CODE = r"(?:[\w.]++[(\[]|(?:self|cls|this|os|process|settings|config|secrets|env)\.)"
 
 # https://www.rfc-editor.org/rfc/rfc3986#section-3.2.1: user and password of a URL
 _CREDENTIALS = re.compile(
@@ -308,7 +308,7 @@ def _under(key: object, value: str) -> list[Finding]:
 
 
 def _is_random(value: str) -> bool:
-    """Say whether a value is no word; if so, then no longer value that begins with it is one."""
+    """Say whether a value is too random for a word; so is then all that begins with it."""
     value = value.rstrip(".,;:!?)]}\\")
     counts = Counter(value)
     bits = sum(count * math.log2(len(value) / count) for count in counts.values())
@@ -439,7 +439,7 @@ def _is_card(number: str) -> bool:
 # Phone numbers are runs of groups of digits; each number has at most eight groups, and from 7 to
 # 17 digits: 15 by https://www.itu.int/rec/T-REC-E.164, and the prefix of international calls.
 _RUN = re.compile(
-    r"""(?:(?<![\w#])(?<![a-z]-)|(?=\+))
+    r"""(?<![\w#])(?<![a-z]-)
     (?P<numbers>[+(]{0,3}\d++(?:[ ().\u00ad\u200b\u2060/-]{1,4}+\d++)*+)
     (?:[ ,;]{0,2}(?:ext(?:ension)?\.?|x)[ .]{0,2}\d{1,6}(?!\w))?""",
     re.VERBOSE | re.ASCII | re.IGNORECASE,
@@ -454,6 +454,7 @@ _NO_PHONE = re.compile(
     |(?<!\d)[0-3]?\d([-/.])[01]?\d\2(?:19|20)\d\d(?!\d)  # date
     |(?<![\d.])(?=[\d.]{0,12}(?<!\d)(?:\d|\d{3})(?!\d))\d{1,3}(?:\.\d{1,3}){3}(?![\d.])  # IPv4
     |(?<![\d.+])\d\.\d{5,}+(?![\d.])  # decimal fraction
+    |(?<!\d)(?:1[5-9]\d{11}(?:\d{3}){0,2}|\d{4}([ -])\d{4}\3\d{4}\3\d{4})(?!\d)  # Unix time, order
     |(?<!\d)97[89][- ]?(?:\d[- ]?){9}\d(?!\d)|ISBN[-: \dX]*+
     """,
     re.VERBOSE | re.ASCII | re.IGNORECASE,
