@@ -75,13 +75,13 @@ class Drawn:
     name = "drawn"
 
     def __init__(self) -> None:
-        self._rng = np.random.default_rng(0)
-        self._directions = self._rng.normal(size=(DIRECTIONS, WIDTH))
+        self.random = np.random.default_rng(0)
+        self._directions = self.random.normal(size=(DIRECTIONS, WIDTH))
         self.vectors = self.draw(1)
 
     def draw(self, count: int) -> Vectors:
-        meant = self._rng.normal(size=(count, DIRECTIONS)) @ self._directions
-        drawn = (meant + self._rng.normal(size=(count, WIDTH))).astype(np.float32)
+        meant = self.random.normal(size=(count, DIRECTIONS)) @ self._directions
+        drawn = (meant + self.random.normal(size=(count, WIDTH))).astype(np.float32)
         self.vectors = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
         return self.vectors
 

@@ -6,6 +6,10 @@ from memos_core.cube import Governance, Kind, MemCube, Provenance, State, Usage
 from memos_core.diff import Diff
 from memos_core.embedder import Embedder, QueryEmbedder
 from memos_core.errors import (
+    ArchiveError,
+    ArchiveInvalid,
+    ArchiveNotRead,
+    ArchiveNotWritten,
     Closed,
     CubeExists,
     CubeFrozen,
@@ -30,12 +34,13 @@ from memos_core.errors import (
     StatementTimeout,
     StoreError,
     StoreUnavailable,
+    TransactionCollided,
     UnsupportedServer,
     VersionConflict,
 )
 from memos_core.fusion import ChatFn
 from memos_core.governance import Caller, Grant, Right
-from memos_core.hit import Event, ForgetReport, Hit, Stats
+from memos_core.hit import DumpReport, Event, ForgetReport, Hit, LoadReport, Stats
 from memos_core.lineage import Edge, Lineage, Relation
 from memos_core.memos import MemOS
 from memos_core.message import Message
@@ -50,6 +55,10 @@ from memos_core.view import View
 
 __all__ = [
     "Action",
+    "ArchiveError",
+    "ArchiveInvalid",
+    "ArchiveNotRead",
+    "ArchiveNotWritten",
     "AsyncMemOS",
     "AsyncPipeline",
     "AsyncView",
@@ -60,6 +69,7 @@ __all__ = [
     "CubeFrozen",
     "CubeNotFound",
     "Diff",
+    "DumpReport",
     "Edge",
     "Embedder",
     "EmbedderMismatch",
@@ -78,6 +88,7 @@ __all__ = [
     "Kind",
     "LimitExceeded",
     "Lineage",
+    "LoadReport",
     "Matching",
     "MemCube",
     "MemOS",
@@ -110,6 +121,7 @@ __all__ = [
     "Subscription",
     "SweepReport",
     "SyncReport",
+    "TransactionCollided",
     "UnsupportedServer",
     "Usage",
     "VersionConflict",

@@ -34,15 +34,17 @@ class State(StrEnum):
 class Provenance:
     """Where a cube came from (the paper's origin signature).
 
-    ``message_ids`` are the conversation turns it was read from; ``restored_from`` is the version
-    that ``restore`` brought back to make this one. ``watermark`` is what was written into it when
-    it was exported to where it came from. A copy of what another tenant published names its
+    ``message_ids`` are the conversation turns it was read from, first the one whose words it says,
+    and ``sessions`` are theirs where they are several; ``restored_from`` is the version that
+    ``restore`` brought back to make this one. ``watermark`` is what was written into it when it
+    was exported to where it came from. A copy of what another tenant published names its
     ``publisher``, ``channel`` and ``licence``.
     """
 
     source: str | None = None
     created_by: str | None = None
     message_ids: tuple[str, ...] = ()
+    sessions: tuple[str | None, ...] = ()
     session: str | None = None
     speaker: str | None = None
     role: str | None = None

@@ -76,7 +76,7 @@ class Engine:
         self.model = name_of(self._embedder)
         self._changes = 0  # in who speaks
         self._rules: dict[Namespace, tuple[float, Ruled]] = {}
-        self._speakers: dict[Namespace, tuple[float, frozenset[str]]] = {}
+        self._speakers: dict[tuple[Namespace, str], tuple[float, frozenset[str]]] = {}
 
     @classmethod
     def open(
@@ -268,23 +268,24 @@ class Engine:
         return self._checked(question_vectors(self._embedder, [text]))
 
     def speakers(self, scope: Scope) -> frozenset[str]:
-        """Return who speaks in a view, as it was known within the last minute."""
-        asked, names = self._speakers.get(scope.namespace, (-SPEAKERS_SECONDS, frozenset[str]()))
+        """Return who speaks in a view for its caller, as it was known within the last minute."""
+        key = (scope.namespace, repr(scope.caller))
+        asked, names = self._speakers.get(key, (-SPEAKERS_SECONDS, frozenset[str]()))
         now, changes = time.monotonic(), self._changes
         if now - asked >= SPEAKERS_SECONDS:
             names = self._store.run(log.speakers(scope, steps=SPEAKERS_STEPS))
             if len(self._speakers) >= MAX_VIEWS:
                 self._speakers.clear()
             if changes == self._changes:  # else others spoke meanwhile
-                self._speakers[scope.namespace] = (now, names)
+                self._speakers[key] = (now, names)
         return names
 
     def others_speak(self, namespace: Namespace) -> None:
         """Ask anew who speaks above and below a namespace: something was said or forgotten."""
         self._changes += 1
-        for known in list(self._speakers):
-            if all(ours == theirs for ours, theirs in zip(namespace, known, strict=False)):
-                self._speakers.pop(known, None)
+        for key in list(self._speakers):
+            if all(ours == theirs for ours, theirs in zip(namespace, key[0], strict=False)):
+                self._speakers.pop(key, None)
 
     def check_model(self) -> None:
         """Refuse a database that another embedder filled.

@@ -18,17 +18,20 @@ MemOSError
 ├── EmbedderUnavailable          the embedding model cannot be loaded
 ├── RulesChanged                 a pipeline's namespace got other rules meanwhile
 ├── PipelineFailed               a verb of a pipeline failed; nothing of it happened
+├── ArchiveError                 an archive file could not be read or written
+│   ├── ArchiveInvalid           it is damaged, altered, hostile, or of another format
+│   ├── ArchiveNotRead           it cannot be opened or read
+│   └── ArchiveNotWritten        it could not be written; none was left, an older one stands
 ├── Closed                       the MemOS was closed
 └── StoreError                   the database could not do it; nothing was written
     ├── StoreUnavailable         no connection to the server
     ├── PoolExhausted            every pooled connection stayed busy
+    ├── TransactionCollided      it collided with another transaction: try again
     ├── StatementTimeout         a statement ran past its time limit
     ├── UnsupportedServer        PostgreSQL or pgvector is too old or missing
     ├── MigrationError           a schema migration failed and was rolled back
     └── ServerStartError         the embedded server did not start
 """
-
-from collections.abc import Sequence
 
 
 class MemOSError(Exception):
@@ -46,9 +49,9 @@ class InvalidText(InvalidInput):
 class SensitiveText(InvalidInput):
     """A text holds ``kinds`` that the rules of its namespace refuse; nothing was stored."""
 
-    def __init__(self, message: str, *, kinds: Sequence[str] = ()) -> None:
+    def __init__(self, message: str, *, kinds: tuple[str, ...] = ()) -> None:
         super().__init__(message)
-        self.kinds = tuple(kinds)
+        self.kinds = kinds
 
 
 class InvalidNamespace(InvalidInput):
@@ -111,6 +114,22 @@ class PipelineFailed(MemOSError):
     """A verb of a pipeline failed in the database; nothing of the pipeline happened."""
 
 
+class ArchiveError(MemOSError):
+    """An archive could not be read or written."""
+
+
+class ArchiveInvalid(ArchiveError):
+    """A file is no archive as docs/archive-format.md describes it, or exceeds the limits."""
+
+
+class ArchiveNotRead(ArchiveError):
+    """The file cannot be opened or read."""
+
+
+class ArchiveNotWritten(ArchiveError):
+    """The archive could not be written: no file was left, and an older one is as it was."""
+
+
 class Closed(MemOSError):
     """The MemOS was closed before this call."""
 
@@ -128,6 +147,10 @@ class StoreUnavailable(StoreError):
 
 class PoolExhausted(StoreError):
     """Every pooled connection stayed busy for the whole wait."""
+
+
+class TransactionCollided(StoreError):
+    """A transaction collided with another and was rolled back; try again."""
 
 
 class StatementTimeout(StoreError):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from memos_core.cube import MemCube
+from memos_core.errors import InvalidText
 
 
 class ChatFn(Protocol):
@@ -18,8 +19,11 @@ class ChatFn(Protocol):
         ...
 
 
-_SENTENCE_END = re.compile(r"(?<=[.!?…。！？])\s+|\n+")  # noqa: RUF001 full-width marks too
-_NOT_WORDS = re.compile(r"\W+")
+# After a full-width mark no space is needed.
+_SENTENCE_END = re.compile(r"(?<=[。！？])\s*|(?<=[.!?…])\s+|\n+")  # noqa: RUF001 they are meant
+_TITLE = re.compile(r"(?:^|\s)(?:Dr|Mr|Mrs|Ms|Prof|St|Jr|Sr|No)\.$")  # ends no sentence
+# What may differ in one sentence; between digits a mark is part of a number.
+_MARKS = re.compile(r"""['"’‘“”«»()\[\]{}!?。！？、，：；]|(?<!\d)[,.:;…]|[,.:;…](?!\d)""")  # noqa: RUF001
 _ASK = (
     "Write one memory that says everything the following memories say, each fact once, in as few "
     "sentences as that takes. Where two of them contradict each other, the later one is right; say "
@@ -44,18 +48,35 @@ def fused_by_rule(texts: Sequence[str]) -> str:
     """
     sentences: dict[str, str] = {}
     for text in texts:
-        for sentence in filter(None, map(str.strip, _SENTENCE_END.split(text))):
-            key = _NOT_WORDS.sub(" ", sentence.casefold()).strip() or sentence
+        for sentence in _sentences(text):
+            key = " ".join(_MARKS.sub(" ", sentence.casefold()).split()) or sentence
             sentences[key] = sentence
     return "\n".join(sentences.values())
 
 
+def _sentences(text: str) -> Iterator[str]:
+    begun = ""
+    for part in filter(None, map(str.strip, _SENTENCE_END.split(text))):
+        begun = f"{begun} {part}".strip()
+        if not _TITLE.search(begun):
+            yield begun
+            begun = ""
+    if begun:
+        yield begun
+
+
 def fused_by_model(cubes: Sequence[MemCube], chat: ChatFn) -> str:
-    """Return what a language model makes of cubes, given in order."""
+    """Return what a language model makes of cubes, given in order.
+
+    Raises:
+        InvalidText: it returned no text.
+    """
     listed = "\n".join(
         f"{number}. [{_moment(cube):%Y-%m-%d}] {cube.text}" for number, cube in enumerate(cubes, 1)
     )
-    answer = chat([{"role": "system", "content": _ASK}, {"role": "user", "content": listed}])
+    answer: Any = chat([{"role": "system", "content": _ASK}, {"role": "user", "content": listed}])
+    if not isinstance(answer, str):
+        raise InvalidText(f"the model's answer is {type(answer).__name__} and no text")
     return answer.strip()
 
 

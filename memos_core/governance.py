@@ -33,7 +33,7 @@ class Caller:
             InvalidInput: a value that cannot be stored.
         """
         checked_key(self.user, what="a caller's user")
-        checked_tags(self.roles, what="role")
+        object.__setattr__(self, "roles", checked_tags(self.roles, what="role"))
         checked_metadata(self.context)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 from uuid import UUID
 
@@ -59,10 +60,51 @@ class ForgetReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DumpReport:
+    """What ``dump`` wrote: the records of each kind, and how many of them redaction changed.
+
+    ``bytes`` is the size of the file.
+    """
+
+    path: Path
+    bytes: int
+    cubes: int
+    versions: int
+    messages: int
+    lineage: int
+    grants: int
+    events: int
+    redacted: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadReport:
+    """What ``load`` stored, by kind; all 0 where everything was here already.
+
+    Of ``cubes``, ``replaced`` took the place of one that was here. ``skipped`` cubes were not
+    loaded since there is one with their id, and ``left_out`` since the messages they came from are
+    forgotten here, or what they were made of says something else. ``embedded`` texts got a vector
+    of this database's model.
+    """
+
+    cubes: int
+    versions: int
+    messages: int
+    lineage: int
+    grants: int
+    events: int
+    replaced: int
+    skipped: int
+    left_out: int
+    embedded: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
     """One line of the audit log: ids and numbers only, never text.
 
-    ``kind`` is what happened: added, ingested, read, searched, updated, restored, forgot, retired.
+    ``kind`` is what happened: added, ingested, resolved, read, searched, updated, restored, forgot,
+    retired.
     """
 
     id: int
@@ -78,8 +120,8 @@ class Event:
 class Stats:
     """How much a view holds, without what has expired.
 
-    ``indexed`` is how many memories its search index holds, None where it has none. ``bytes`` is
-    the whole database on disk.
+    ``indexed`` is how many memories its search index holds, None where it has none and for callers.
+    ``bytes`` is the whole database on disk.
     """
 
     cubes: int

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from html import escape
 from typing import TYPE_CHECKING
-from uuid import UUID
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from memos_core.cube import MemCube
 from memos_core.message import Message
+from memos_core.namespace import Namespace
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -83,30 +85,34 @@ class Lineage:
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         """Walk the graph down from its root: how deep a line is, and what it says."""
-        stack: list[tuple[int, UUID, Edge | None, frozenset[UUID]]] = [
-            (0, self.root, None, frozenset())
-        ]
+        stack: list[tuple[int, UUID, Edge | None]] = [(0, self.root, None)]
+        shown: set[UUID] = set()
         while stack:
-            depth, cube, edge, above = stack.pop()
-            yield depth, self._label(self.cubes[cube], edge)
-            if cube in above or (edge and edge.relation in _REMARKS):
+            depth, cube, edge = stack.pop()
+            again = " (see above)" if cube in shown and self.parents(cube) else ""
+            yield depth, self._label(self.cubes[cube], edge) + again
+            if cube in shown or (edge and edge.relation in _REMARKS):
                 continue
+            shown.add(cube)
             for message in self.messages:
                 if message.id in self.cubes[cube].provenance.message_ids:
                     yield depth + 1, f"message {message.id}: {_short(message.content)}"
-            stack.extend(
-                (depth + 1, edge.parent, edge, above | {cube})
-                for edge in reversed(self.parents(cube))
-            )
+            stack.extend((depth + 1, edge.parent, edge) for edge in reversed(self.parents(cube)))
 
     def _label(self, cube: MemCube, edge: Edge | None) -> str:
         relation = f"{edge.relation} ← " if edge else ""
         return f"{relation}{_short(cube.text)}  ({cube.state}, version {cube.version}, {cube.id})"
 
 
+def bundle_id(namespace: Namespace, name: str, owner: str | None) -> UUID:
+    """Return the id of the bundle that a name stands for in a namespace, for its owner."""
+    path = json.dumps([[*namespace], name, owner], ensure_ascii=False)
+    return uuid5(NAMESPACE_URL, f"memos:bundle:{path}")
+
+
 _REMARKS = (Relation.CONTRADICTS, Relation.ABOUT)
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = "".join(sign if sign.isprintable() else " " for sign in " ".join(text.split()))
     return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"

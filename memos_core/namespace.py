@@ -65,6 +65,22 @@ class Namespace(tuple[str, ...]):
         """
         return [*self[:-1], self[-1] + "\x01"]
 
+    @property
+    def trail(self) -> str:
+        """The path as one text, with which the trails of all paths below it begin."""
+        return "".join(
+            label.replace("\x02", "\x02\x03").replace("\x01", "\x02\x02") + "\x01" for label in self
+        )
+
+    @property
+    def past(self) -> str:
+        """The text right after the trails of this path and all below it, in byte order.
+
+        No label's U+0001 stays in a trail, so ``trail`` ends with the only character that is less
+        than U+0002, and ``trail <= other < past`` holds for this path's and theirs alone.
+        """
+        return self.trail[:-1] + "\x02"
+
 
 def _check(position: int, label: object) -> None:
     where = f"namespace label {position}"

@@ -47,6 +47,7 @@ class Settings:
     exact_limit: int = 10_000  # memories a view may hold before search uses an index of it
     weights: Weights = Weights()  # of the signals in a hit's score
     read_events: bool = True  # whether get and search are written to the event log
+    row_security: bool = True  # a second wall, in the database itself (docs/decisions/0012)
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

@@ -13,8 +13,13 @@ from nbclient import NotebookClient
 from memos_core.demo.frameworks import QuotingChatModel, QuotingLLM
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def snippets(path: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / path).read_text("utf-8"), re.DOTALL)
+
+
+SNIPPETS = snippets("README.md")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -24,6 +29,15 @@ def test_readme_snippet_runs(number: int, database: str, monkeypatch: pytest.Mon
     # What a reader has already: a chat model of either framework.
     given = {"model": QuotingChatModel(), "llm": QuotingLLM()}
     exec(compile(SNIPPETS[number], f"README.md snippet {number}", "exec"), given)  # noqa: S102
+
+
+def test_governed_memory_runs_from_top_to_bottom(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMOS_DATABASE", database)
+    names: dict[str, object] = {}
+    for number, snippet in enumerate(snippets("docs/governed-memory.md")):
+        exec(compile(snippet, f"governed-memory.md snippet {number}", "exec"), names)  # noqa: S102
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

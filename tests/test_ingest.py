@@ -20,7 +20,7 @@ from memos_core import (
     render_memories,
 )
 from memos_core.embedder import Vectors
-from memos_core.view import writing
+from memos_core.view import ingesting
 from tests.support import WordEmbedder
 
 TURNS: list[dict[str, Any]] = [
@@ -207,12 +207,14 @@ def test_leftovers_stay_who_s_they_were(database: str, age: Any) -> None:
         embedder.broken = False
         age(database)
         bob.ingest("Bob's words")
+        assert {hit.text for hit in memos.at("acme").search("words")} == {"Bob's words"}
+        memos.at("acme").ingest({"role": "tool", "content": "the application's"})
         owners = {hit.text: hit.cube.governance.owner for hit in memos.at("acme").search("words")}
         assert owners == {"Alice's words": "alice", "Bob's words": "bob"}
 
 
 def test_a_large_conversation_is_read_in_parts(ann: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "READ_BATCH", 10)
+    monkeypatch.setattr(ingesting, "READ_BATCH", 10)
     turns = [{"id": str(n), "role": "user", "content": f"line {n}"} for n in range(35)]
     assert [cube.text for cube in ann.ingest(turns)] == [turn["content"] for turn in turns]
     assert [len(event.cube_ids) for event in ann.events()] == [5, 10, 10, 10]

@@ -4,17 +4,17 @@ The container knows nothing of a database: records are JSON objects, embeddings 
 """
 
 from memos_core.archive.embeddings import Embeddings
-from memos_core.archive.errors import (
-    ArchiveError,
-    ArchiveInvalid,
-    ArchiveNotRead,
-    ArchiveNotWritten,
-)
 from memos_core.archive.header import Header
 from memos_core.archive.layout import RECORD_KINDS, RecordKind
 from memos_core.archive.limits import Limits
 from memos_core.archive.reader import ArchiveReader, Part
 from memos_core.archive.writer import ArchiveWriter
+from memos_core.errors import (
+    ArchiveError,
+    ArchiveInvalid,
+    ArchiveNotRead,
+    ArchiveNotWritten,
+)
 
 __all__ = [
     "RECORD_KINDS",

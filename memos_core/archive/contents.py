@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from memos_core.archive.errors import ArchiveInvalid
 from memos_core.archive.header import Header
 from memos_core.archive.layout import (
     EMBEDDINGS,
@@ -17,6 +16,7 @@ from memos_core.archive.layout import (
 from memos_core.archive.limits import Limits
 from memos_core.archive.manifest import Member, Total, totals_of
 from memos_core.archive.zip_file import Entry
+from memos_core.errors import ArchiveInvalid
 
 
 def check_names(entries: Sequence[Entry]) -> None:

@@ -7,9 +7,8 @@ from typing import cast
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from memos_core.archive.errors import ArchiveInvalid
 from memos_core.archive.signature import Signature
-from memos_core.errors import InvalidInput
+from memos_core.errors import ArchiveInvalid, InvalidInput
 
 
 def checked_signing_key(key: Ed25519PrivateKey) -> Ed25519PrivateKey:

@@ -12,8 +12,7 @@ from safetensors import (
 )
 from safetensors.numpy import save
 
-from memos_core.archive.errors import ArchiveInvalid
-from memos_core.errors import InvalidVector
+from memos_core.errors import ArchiveInvalid, InvalidVector
 from memos_core.text import shortened
 
 Embeddings: TypeAlias = NDArray[np.float16]  # (records, width), each row finite and not zero

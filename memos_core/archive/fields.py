@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from memos_core.archive.errors import ArchiveInvalid
 from memos_core.archive.json_text import parsed
 from memos_core.archive.layout import FORMAT, VERSION
+from memos_core.errors import ArchiveInvalid
 from memos_core.text import shortened, unstorable
 
 

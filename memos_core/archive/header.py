@@ -6,12 +6,11 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from memos_core.archive.errors import ArchiveInvalid
 from memos_core.archive.fields import Fields
 from memos_core.archive.layout import FORMAT, HEADER, VERSION, RecordKind, checked_kind
 from memos_core.checks import checked_count, checked_label, checked_time
 from memos_core.embedder import Model
-from memos_core.errors import InvalidInput
+from memos_core.errors import ArchiveInvalid, InvalidInput
 from memos_core.namespace import Namespace
 
 

@@ -11,8 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import NoReturn, cast
 
-from memos_core.archive.errors import ArchiveInvalid
-from memos_core.errors import InvalidInput
+from memos_core.errors import ArchiveInvalid, InvalidInput
 from memos_core.text import shortened
 
 MAX_DEPTH = 100  # Python's own limit depends on who calls

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from memos_core.archive.errors import ArchiveInvalid
 from memos_core.archive.fields import Fields
 from memos_core.archive.layout import FORMAT, MANIFEST, VERSION
+from memos_core.errors import ArchiveInvalid
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 

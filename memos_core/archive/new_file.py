@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from memos_core.archive.errors import ArchiveNotWritten
+from memos_core.errors import ArchiveNotWritten
 
 
 @contextmanager

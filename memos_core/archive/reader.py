@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 from memos_core.archive.contents import check_members, check_names, check_totals
 from memos_core.archive.embeddings import Embeddings, read_embeddings
-from memos_core.archive.errors import ArchiveInvalid, ArchiveNotRead
 from memos_core.archive.header import Header, read_header
 from memos_core.archive.json_text import parsed
 from memos_core.archive.layout import (
@@ -31,7 +30,7 @@ from memos_core.archive.limits import STANDARD, Limits
 from memos_core.archive.manifest import Member, read_manifest
 from memos_core.archive.signature import Signature, read_signature
 from memos_core.archive.zip_file import read_entries, unpack
-from memos_core.errors import Closed, InvalidInput
+from memos_core.errors import ArchiveInvalid, ArchiveNotRead, Closed, InvalidInput
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -55,7 +54,8 @@ class ArchiveReader:
 
     ``counts`` is how many records there are of each kind in ``header.contents``. ``claimed_signer``
     is the public key that the archive says it is signed with, in hex, or None: only a claim, unless
-    ``public_key`` was given.
+    ``public_key`` was given. ``digest`` is the SHA-256 of the manifest, in hex: it names all that
+    the archive holds.
 
     Raises:
         ArchiveInvalid: the file is damaged, altered, hostile, over the limits, not signed by the
@@ -142,6 +142,7 @@ class ArchiveReader:
         manifest = unpack(self._file, self._entries[MANIFEST])
         signature = self._signature(manifest, public_key)
         self.claimed_signer: str | None = signature and signature.public_key.hex()
+        self.digest = hashlib.sha256(manifest).hexdigest()
         members, totals = read_manifest(manifest)
         check_members(members, entries, self.header, self._limits)
         check_totals(totals, members, self.header)

@@ -6,10 +6,10 @@ import json
 import re
 from dataclasses import dataclass
 
-from memos_core.archive.errors import ArchiveInvalid
 from memos_core.archive.fields import Fields
 from memos_core.archive.json_text import parsed
 from memos_core.archive.layout import SIGNATURE
+from memos_core.errors import ArchiveInvalid
 
 ALGORITHM = "Ed25519"
 _HEX = re.compile("[0-9a-f]*")

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from memos_core.archive import embeddings as tensors
 from memos_core.archive import manifest
 from memos_core.archive.embeddings import Embeddings
-from memos_core.archive.errors import ArchiveNotWritten
 from memos_core.archive.header import Header
 from memos_core.archive.json_text import as_json
 from memos_core.archive.layout import (
@@ -28,7 +27,7 @@ from memos_core.archive.layout import (
 from memos_core.archive.limits import STANDARD, Limits
 from memos_core.archive.members import MemberWriter
 from memos_core.archive.new_file import NewFile
-from memos_core.errors import InvalidInput, InvalidVector
+from memos_core.errors import ArchiveNotWritten, InvalidInput, InvalidVector
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from os import SEEK_END
 from typing import BinaryIO, NamedTuple
 
-from memos_core.archive.errors import ArchiveInvalid
 from memos_core.archive.limits import Limits
+from memos_core.errors import ArchiveInvalid
 
 STORED, DEFLATED = 0, 8
 

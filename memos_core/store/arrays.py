@@ -17,6 +17,13 @@ class HalfVectors:
 
 
 @dataclass(frozen=True, slots=True)
+class HalfVector:
+    """A ``halfvec`` that is in binary form already."""
+
+    vector: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SparseVector:
     """A ``sparsevec`` that is in binary form already."""
 

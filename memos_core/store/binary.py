@@ -7,16 +7,47 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, LiteralString, cast
 
 import numpy as np
 import psycopg
+from numpy.typing import NDArray
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
+from psycopg.rows import tuple_row
 from psycopg.types import TypeInfo
+from psycopg.types.string import StrBinaryDumper
 
-from memos_core.store.arrays import HalfVectors, SparseVector, SparseVectors, Texts, Uuids
+from memos_core.store.arrays import (
+    HalfVector,
+    HalfVectors,
+    SparseVector,
+    SparseVectors,
+    Texts,
+    Uuids,
+)
+from memos_core.store.statement import AskedTenant, Asker, Tenant
+
+
+def packed_halfvecs(vectors: NDArray[np.floating[Any]]) -> list[bytes]:
+    """Return vectors of shape (n, width), each as a ``halfvec`` in binary form."""
+    count, width = vectors.shape
+    packed = np.zeros(count, _halfvec(width))
+    packed["width"] = width
+    packed["values"] = vectors
+    data, size = packed.tobytes(), packed.dtype.itemsize
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def unpacked_halfvecs(vectors: Sequence[bytes], width: int) -> NDArray[np.float16]:
+    """Return vectors of shape (n, width) from ``halfvec`` in binary form."""
+    packed = np.frombuffer(b"".join(vectors), _halfvec(width))
+    return packed["values"].astype(np.float16)
+
+
+def _halfvec(width: int) -> np.dtype[np.void]:
+    return np.dtype([("width", ">i2"), ("unused", ">i2"), ("values", ">f2", (width,))])
 
 
 def register(connection: psycopg.Connection[Any]) -> None:
@@ -28,7 +59,8 @@ def register(connection: psycopg.Connection[Any]) -> None:
     for cls, dumper, oid, element in (
         (HalfVectors, _HalfVectorsDumper, half.array_oid, half.oid),
         (SparseVectors, _SparseVectorsDumper, sparse.array_oid, sparse.oid),
-        (SparseVector, _SparseVectorDumper, sparse.oid, 0),
+        (HalfVector, _PackedDumper, half.oid, 0),
+        (SparseVector, _PackedDumper, sparse.oid, 0),
         (Uuids, _UuidsDumper, uuid.array_oid, uuid.oid),
         (Texts, _TextsDumper, text.array_oid, text.oid),
     ):
@@ -36,6 +68,26 @@ def register(connection: psycopg.Connection[Any]) -> None:
             "type[Dumper]", type(dumper.__name__, (dumper,), {"oid": oid, "element": element})
         )
         connection.adapters.register_dumper(cls, known)
+
+
+def register_wall(connection: psycopg.Connection[Any], *, walled: bool) -> None:
+    """Teach a connection to raise the wall of row-level security by the tenants that it sends."""
+    domains = {
+        Tenant: "memos.tenant" if walled else "memos.tenant_unwalled",
+        AskedTenant: "memos.tenant_asked" if walled else "memos.tenant_unwalled",
+        Asker: "memos.caller",
+    }
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        oids = cursor.execute(_OIDS, (list(domains.values()),)).fetchall()
+    for cls, (oid,) in zip(domains, oids, strict=True):
+        known = type(f"{cls.__name__}Dumper", (StrBinaryDumper,), {"oid": oid})
+        connection.adapters.register_dumper(cls, known)
+
+
+_OIDS: LiteralString = """
+    SELECT name::regtype::oid::bigint FROM unnest(%s::text[]) WITH ORDINALITY AS one (name, place)
+    ORDER BY place
+    """
 
 
 class _BinaryDumper(Dumper):
@@ -66,8 +118,8 @@ class _SparseVectorsDumper(_BinaryDumper):
         return self._array(_sized(obj.vectors), len(obj.vectors))
 
 
-class _SparseVectorDumper(_BinaryDumper):
-    def dump(self, obj: SparseVector) -> Buffer:
+class _PackedDumper(_BinaryDumper):
+    def dump(self, obj: HalfVector | SparseVector) -> Buffer:
         return obj.vector
 
 

@@ -36,6 +36,7 @@ from memos_core.store.data_folder import (
     resolve,
     socket_folder,
 )
+from memos_core.store.migrate import APP_ROLE
 from memos_core.store.server_settings import server_settings
 
 DATABASE = "memos"
@@ -161,7 +162,7 @@ def stop(folder: Path) -> bool:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Answer:
     version: str
-    has_database: bool
+    whole: bool  # has our database and role
     server: watcher.Postmaster
 
 
@@ -199,19 +200,27 @@ class _Patience:
 
 def _dsn(folder: DataFolder, patience: _Patience) -> str:
     answer = _ask(folder.path)
-    if answer is None or not answer.has_database:
+    if answer is None or not answer.whole:
         starting = patience.lock(folder.path / watcher.START, "another process to start it")
         try:
             answer = _started(folder, patience)
-            if not answer.has_database:
+            if not answer.whole:
                 with _connect(folder.path, answer.server) as connection:
-                    connection.execute(f"CREATE DATABASE {DATABASE}")
+                    _complete(connection)
         finally:
             os.close(starting)
     return (
         f"postgresql://{ROLE}:{password(folder.path)}@/{DATABASE}"
         f"?host={quote(answer.server.sockets, safe='')}&port={answer.server.port}"
     )
+
+
+def _complete(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Make our database, and the role that its connections take on, where they lack."""
+    if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (APP_ROLE,)).rowcount:
+        connection.execute(f"CREATE ROLE {APP_ROLE} NOLOGIN")
+    if not connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).rowcount:
+        connection.execute(f"CREATE DATABASE {DATABASE}")
 
 
 def _started(folder: DataFolder, patience: _Patience) -> _Answer:
@@ -283,8 +292,9 @@ def _ask(folder: Path) -> _Answer | None:
                     current_setting('data_directory'),
                     current_setting('server_version'),
                     EXISTS (SELECT FROM pg_database WHERE datname = %s)
+                        AND EXISTS (SELECT FROM pg_roles WHERE rolname = %s)
                 """,
-                (DATABASE,),
+                (DATABASE, APP_ROLE),
             ).fetchone()
     except psycopg.OperationalError as error:
         if "password authentication failed" in str(error):
@@ -295,7 +305,7 @@ def _ask(folder: Path) -> _Answer | None:
         return None
     if row is None or not _same(Path(str(row[0])), folder / watcher.DATA):
         return None
-    return _Answer(version=str(row[1]), has_database=bool(row[2]), server=server)
+    return _Answer(version=str(row[1]), whole=bool(row[2]), server=server)
 
 
 def _same(theirs: Path, ours: Path) -> bool:

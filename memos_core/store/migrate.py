@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from dataclasses import dataclass
 from importlib import resources
 from typing import LiteralString, cast
@@ -13,7 +14,19 @@ from memos_core.errors import MigrationError, UnsupportedServer
 
 OLDEST_POSTGRES = 150000  # as server_version_num: 15.0
 OLDEST_VECTOR = (0, 8)  # the first with iterative scans
+APP_ROLE = "memos_app"  # has no rights but to what is behind the wall
 _LOCK_KEY = 0x6D656D6F73  # "memos"
+_log = logging.getLogger("memos_core")
+# Migrations change all rows, as their owner, who may be behind the wall.
+_EVERY_TENANT: LiteralString = "SELECT set_config('memos.tenant', repeat('*', 1025), true)"
+_ROLES: LiteralString = """
+    SELECT
+        own.rolsuper OR own.rolbypassrls,
+        coalesce(pg_has_role(app.oid, 'MEMBER'), false),
+        coalesce(has_table_privilege(app.oid, 'memos.cube', 'SELECT'), false)
+    FROM pg_roles AS own LEFT JOIN pg_roles AS app ON app.rolname = %(app)s
+    WHERE own.rolname = current_user
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,11 +67,36 @@ def migrate(connection: psycopg.Connection[tuple[object, ...]]) -> None:
         return
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+        connection.execute(_EVERY_TENANT)
         _prepare(connection)
         done = _applied(connection)
         _check_history(done, known)
         for migration in known[len(done) :]:
             _apply(connection, migration)
+
+
+def role_behind_the_wall(connection: psycopg.Connection[tuple[object, ...]]) -> str | None:
+    """Return the role to take on so that row-level security holds, None for the own one.
+
+    A superuser and a role that bypasses it take on ``memos_app``, where there is such a role, which
+    is let in here.
+    """
+    row = connection.execute(_ROLES, {"app": APP_ROLE}).fetchone()
+    bypasses, available, let_in = row or (False, False, False)
+    if not bypasses:
+        return None
+    if not available:
+        _log.info(
+            "no second wall between tenants: this role bypasses row-level security; use another, "
+            "or make one for it to take on: CREATE ROLE %s NOLOGIN",
+            APP_ROLE,
+        )
+        return None
+    if not let_in:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+            connection.execute("SELECT memos.raise_wall()")
+    return APP_ROLE
 
 
 def make_event_partitions(connection: psycopg.Connection[tuple[object, ...]]) -> None:

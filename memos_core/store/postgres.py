@@ -22,7 +22,7 @@ from memos_core import errors
 from memos_core.embedder import Model, wrong_model
 from memos_core.settings import Settings
 from memos_core.store import binary
-from memos_core.store.migrate import make_event_partitions, migrate
+from memos_core.store.migrate import make_event_partitions, migrate, role_behind_the_wall
 from memos_core.store.snapshot import Snapshot
 from memos_core.store.statement import Copy, Statement
 from memos_core.store.statements.candidates import DEPTH
@@ -53,6 +53,13 @@ class Transaction:
 
     def run(self, statement: Statement[T], /) -> T:
         """Run a statement and return its answer."""
+        if not statement.every_tenant:
+            return self._answer(statement)
+        with self._connection.transaction():
+            self._connection.execute(_EVERY_TENANT)
+            return self._answer(statement)
+
+    def _answer(self, statement: Statement[T]) -> T:
         rows = self._connection.execute(statement.sql, statement.parameters).fetchall()
         return statement.read(rows)
 
@@ -185,6 +192,7 @@ class Store:
             with psycopg.connect(self._dsn, autocommit=True) as connection:
                 migrate(connection)
                 make_event_partitions(connection)
+                self._role = role_behind_the_wall(connection) if settings.row_security else None
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             self._dsn,
             connection_class=Connection,
@@ -273,9 +281,12 @@ class Store:
         Raises:
             StoreUnavailable: no connection can be had.
         """
-        with translated(self.settings), self._apart() as connection:
-            with self._listed(Session(connection, self)) as session:
-                yield session
+        with (
+            translated(self.settings),
+            self._apart() as connection,
+            self._listed(Session(connection, self)) as session,
+        ):
+            yield session
 
     @contextmanager
     def snapshot(self) -> Generator[Snapshot]:
@@ -284,9 +295,13 @@ class Store:
         Raises:
             StoreUnavailable: no connection can be had.
         """
-        with translated(self.settings), self._apart() as connection:
-            with self._listed(Snapshot(connection, self.check_open)) as snapshot, snapshot.taken():
-                yield snapshot
+        with (
+            translated(self.settings),
+            self._apart() as connection,
+            self._listed(Snapshot(connection, self.check_open)) as snapshot,
+            snapshot.taken(),
+        ):
+            yield snapshot
 
     @contextmanager
     def listen(self) -> Generator[News]:
@@ -386,9 +401,11 @@ class Store:
     def _configure(self, connection: psycopg.Connection[Any]) -> None:
         register_vector(connection)
         binary.register(connection)
+        binary.register_wall(connection, walled=self.settings.row_security)
         set_json_loads(_json_loads, connection)
         milliseconds = str(int(self.settings.statement_timeout * 1000))
-        connection.execute(_SESSION, {"statement_timeout": milliseconds, "depth": str(DEPTH)})
+        settings = {"statement_timeout": milliseconds, "depth": str(DEPTH), "role": self._role}
+        connection.execute(_SESSION, settings)
 
 
 def _json_loads(data: str | bytes) -> Any:
@@ -403,6 +420,8 @@ _DECODER = json.JSONDecoder()
 # Python's calendar ends, so some moments exist in UTC only.
 _SESSION: LiteralString = """
     SELECT
+        set_config('role', coalesce(%(role)s, current_setting('role')), false),
+        set_config('row_security', 'on', false),
         set_config('statement_timeout', %(statement_timeout)s, false),
         set_config('idle_in_transaction_session_timeout', %(statement_timeout)s, false),
         set_config('default_transaction_isolation', 'read committed', false),
@@ -415,6 +434,8 @@ _SESSION: LiteralString = """
         set_config('timezone', 'UTC', false),
         set_config('datestyle', 'ISO', false)
     """
+# What a statement says that reaches every tenant's rows: no label is so long.
+_EVERY_TENANT: LiteralString = "SELECT set_config('memos.tenant', memos.every_tenant(), true)"
 # Statements that read whole tables are planned for what they are about to read.
 _MAINTENANCE: LiteralString = """
     SELECT
@@ -483,6 +504,10 @@ def _ours(  # noqa: PLR0911 a table of them
             return errors.CubeExists(
                 f"a cube with this id is stored already ({error.diag.message_detail}): "
                 "use update, or let add choose the id"
+            )
+        case _ if isinstance(error, _COLLISION):
+            return errors.TransactionCollided(
+                f"collided with another transaction, nothing was written: {said}; try again"
             )
         case psycopg.DataError():
             return errors.InvalidInput(f"PostgreSQL refused a value: {said}")

@@ -1,14 +1,16 @@
 """Views: every verb of a memory, bound to a namespace and a caller."""
 
+from memos_core.view.archiving import Archiving
 from memos_core.view.channels import Publishing
 from memos_core.view.governance import Governing
+from memos_core.view.importing import Importing
 from memos_core.view.lifecycle import Living
 from memos_core.view.lineage import Composing
 from memos_core.view.reading import Reading
 from memos_core.view.writing import Writing
 
 
-class View(Reading, Writing, Living, Composing, Governing, Publishing):
+class View(Reading, Importing, Writing, Living, Composing, Governing, Publishing, Archiving):
     """Every verb, bound to a namespace and a caller.
 
     A view writes to its namespace and reads from it and all below it. Each verb is one

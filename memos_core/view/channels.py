@@ -26,7 +26,7 @@ from memos_core.errors import InvalidInput, SensitiveText
 from memos_core.filters import compiled
 from memos_core.rules import Rules
 from memos_core.sensitivity import Action, Sensitive, judge, judge_values
-from memos_core.store.statements import changes, channels, cubes
+from memos_core.store.statements import channels, cubes, forgetting
 from memos_core.store.statements.channels import Change, Offer
 from memos_core.store.statements.scope import Scope
 from memos_core.view.ruling import Ruling
@@ -358,7 +358,7 @@ class _Copies(Writing):
         """Forget copies, of which some may be gone already; return those that were there."""
         if not copies:
             return []
-        there = self.engine.run(changes.there(self._scope, copies))
+        there = self.engine.run(forgetting.there(self._scope, copies))
         if there:
             self.forget(there)
         return there

@@ -13,7 +13,7 @@ from memos_core.errors import IllegalTransition
 from memos_core.lifecycle import before
 from memos_core.retention import Retention, SweepReport
 from memos_core.store.statement import Statement
-from memos_core.store.statements import lifecycle, sweeping
+from memos_core.store.statements import forgetting, lifecycle, sweeping
 from memos_core.store.statements.lifecycle import Step
 from memos_core.store.statements.sweeping import Swept
 from memos_core.view.bound import listed
@@ -151,7 +151,8 @@ class Living(Ruling):
         wanted = checked_many(ids)
         if not wanted:
             return []
-        step = self.engine.run(statement(wanted))
+        # Locked first: a thaw must see the version that a freeze under way has just written.
+        step = self.engine.run(forgetting.lock(self._scope, wanted), statement(wanted))
         if not step.done:
             self._refuse(wanted, step, what, states)
         cubes = [step.cubes[cube] for cube in wanted]

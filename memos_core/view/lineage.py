@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import count
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
@@ -22,10 +20,16 @@ from memos_core.checks import (
     checked_tags,
 )
 from memos_core.cube import MemCube, Provenance, State
-from memos_core.errors import IllegalTransition, InvalidInput, VersionConflict
+from memos_core.errors import (
+    CubeExists,
+    IllegalTransition,
+    InvalidInput,
+    TransactionCollided,
+    VersionConflict,
+)
 from memos_core.fusion import ChatFn
 from memos_core.lifecycle import NEXT
-from memos_core.lineage import Lineage, Relation
+from memos_core.lineage import Lineage, Relation, bundle_id
 from memos_core.rules import Ruled
 from memos_core.store.statements import cubes, lifecycle, lineage
 from memos_core.store.statements.lineage import Bundle, Parent
@@ -105,19 +109,19 @@ class Composing(Ruling):
     ) -> MemCube:
         """Make an ordered bundle of cubes, which is found and read as one; they stay as they are.
 
-        Its text is its name and what they say, in the order given. A name stands for one bundle in
-        a namespace: to compose it again replaces it, unless nothing has changed. Its history
-        is that of its members.
+        Its text is its name and what they say, in the order given. Each owner's
+        name stands for one bundle in a namespace: to compose it again replaces it, unless nothing
+        has changed. Its history is that of its members.
 
         Raises:
             InvalidInput: no cubes, or a bundle that would be in itself.
             InvalidText: it would be longer than ``Settings.max_text``.
             CubeNotFound, NotPermitted: one of them is not there, or may not be used.
+            CubeFrozen: the bundle of this name is.
         """
         title = self._text(name, what="name")
         labels, values = checked_tags(tags), checked_metadata(metadata)
         weight = checked_priority(priority)
-        path = json.dumps([*self.namespace, title], ensure_ascii=False)
 
         def plan(parents: Sequence[MemCube]) -> _Plan:
             text = "\n".join([title, *(parent.text for parent in parents)])
@@ -129,7 +133,7 @@ class Composing(Ruling):
                 priority=weight,
             )
             return _Plan(
-                id=uuid5(NAMESPACE_URL, f"memos:bundle:{path}"),
+                id=bundle_id(self.namespace, title, header.owner),
                 text=self._text(text, what=f"the bundle {title!r}"),
                 header=header,
                 relation=Relation.COMPOSED,
@@ -233,7 +237,6 @@ class Composing(Ruling):
                 f"never all true at once: one is true until {end}, another from {start} on"
             )
         lives = [cube.governance.expires_at for cube in parents if cube.governance.expires_at]
-        left = (min(lives) - datetime.now(UTC)).total_seconds() if lives else None
         owner = (
             self.caller.user
             if self.caller
@@ -250,7 +253,7 @@ class Composing(Ruling):
             ),
             valid_from=start,
             valid_to=end,
-            ttl=None if left is None else max(left, 0.001),
+            expires_at=min(lives, default=None),
         )
 
     def _make(
@@ -264,7 +267,13 @@ class Composing(Ruling):
             parents = self._parents(wanted)
             planned = plan([parents[cube].cube for cube in wanted])
             self._check(planned, parents)
-            if made := self._by_rules(functools.partial(self._stored, planned, parents)):
+            try:
+                made = self._by_rules(functools.partial(self._stored, planned, parents))
+            except TransactionCollided:
+                if attempt == ATTEMPTS or self.engine.in_pipeline:
+                    raise
+                continue
+            if made is not None:
                 return made
             if attempt == ATTEMPTS:
                 raise VersionConflict(
@@ -289,17 +298,17 @@ class Composing(Ruling):
                     " or was made of it"
                 )
         if planned.relation is Relation.COMPOSED:
-            self._check_replaceable(planned.id, list(parents))
+            there = self.engine.run(lineage.bundle(self._scope, planned.id, planned.header.owner))
+            if there is not None and there.members != [*parents]:
+                self._check_replaceable(there)
         if planned.relation is Relation.MERGED:
             self._check_mergeable(parents)
 
-    def _check_replaceable(self, bundle: UUID, members: Sequence[UUID]) -> None:
-        there = self.engine.run(lineage.bundle(self._scope, bundle))
-        if there is None or _replaceable(there) or there.members == members:
-            return
-        if there.may_write:
-            self._frozen([bundle])
-        self._denied([bundle], "write")
+    def _check_replaceable(self, bundle: Bundle) -> None:
+        if not bundle.mine:
+            raise CubeExists(f"the id that this name stands for is another's: {bundle.cube.id}")
+        if bundle.cube.state is State.FROZEN:
+            self._frozen([bundle.cube.id])
 
     def _check_mergeable(self, parents: Mapping[UUID, Parent]) -> None:
         if denied := [cube for cube, parent in parents.items() if not parent.may_write]:
@@ -331,19 +340,21 @@ class Composing(Ruling):
         self._check_room(ruled, cubes=1, characters=len(kept.text))
         vectors = engine.documents([kept.text])
         with engine.transaction() as transaction:
+            if planned.relation is Relation.COMPOSED:
+                transaction.run(lineage.lock_name(planned.id))
             transaction.run(lineage.lock(self._scope, [*wanted, planned.id]))
             now = transaction.run(lineage.parents(self._scope, wanted))
-            if {cube: (one.cube.version, one.may_derive) for cube, one in now.items()} != {
-                cube: (one.cube.version, one.may_derive) for cube, one in parents.items()
-            }:
+            if _rights(now) != _rights(parents):
                 return None
             version = 1
             if planned.relation is Relation.COMPOSED:
-                there = transaction.run(lineage.bundle(self._scope, planned.id))
-                if there is not None and there.members == wanted and _same(there.cube, draft):
+                there = transaction.run(
+                    lineage.bundle(self._scope, planned.id, planned.header.owner)
+                )
+                if there is not None and there.members == wanted and _same(there, draft):
                     return there.cube
-                if there is not None and not _replaceable(there):
-                    return None
+                if there is not None:
+                    self._check_replaceable(there)
                 version += transaction.run(lineage.unmake(self._scope, planned.id))
             (made,) = transaction.run(
                 cubes.add(
@@ -369,15 +380,18 @@ def _common(values: Sequence[str | None]) -> str | None:
     return values[0] if len(set(values)) == 1 else None
 
 
-def _same(cube: MemCube, draft: cubes.Draft) -> bool:
-    header = draft.header
-    return (cube.text, cube.tags, cube.metadata, cube.governance.priority) == (
-        draft.text,
-        header.tags,
-        header.metadata,
-        header.priority,
-    )
+def _rights(parents: Mapping[UUID, Parent]) -> dict[UUID, tuple[object, ...]]:
+    """Return what must not change while something is made of cubes."""
+    return {
+        cube: (one.cube.version, one.cube.updated_at, one.may_derive, one.may_write)
+        for cube, one in parents.items()
+    }
 
 
-def _replaceable(bundle: Bundle) -> bool:
-    return bundle.may_write and bundle.cube.state is not State.FROZEN
+def _same(bundle: Bundle, draft: cubes.Draft) -> bool:
+    header, cube, governance = draft.header, bundle.cube, bundle.cube.governance
+    there = (cube.text, cube.tags, cube.metadata, cube.valid_from, cube.valid_to)
+    wanted = (draft.text, header.tags, header.metadata, header.valid_from, header.valid_to)
+    held = (governance.priority, governance.sensitivity, governance.expires_at)
+    asked = (header.priority, (*header.sensitivity, *draft.found), header.expires_at)
+    return bundle.mine and bundle.stands and there == wanted and held == asked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from memos_core.errors import LimitExceeded, NotPermitted, RulesChanged, SensitiveText
 from memos_core.message import Message
@@ -15,6 +15,9 @@ from memos_core.store.statements import events, rules
 from memos_core.store.statements.rules import Used
 from memos_core.store.statements.scope import Scope
 from memos_core.view.bound import Bound
+
+if TYPE_CHECKING:
+    from memos_core.store.postgres import Transaction
 
 T = TypeVar("T")
 
@@ -88,7 +91,7 @@ class Ruling(Bound):
             raise SensitiveText(
                 f"this holds what the rules of {'/'.join(self.namespace)} refuse: "
                 f"{', '.join(refused)}; nothing was stored",
-                kinds=refused,
+                kinds=tuple(refused),
             )
         return Kept(
             text=told.text,
@@ -127,14 +130,25 @@ class Ruling(Bound):
         """
         if not ruled.rules.limits_writes:
             return self.engine.run(statement)
-        scope = self._ruled_scope(ruled)
         with self.engine.transaction() as transaction:
-            transaction.run(rules.lock(scope))
-            used = transaction.run(rules.used(scope, ruled.rules))
-            over = _over(ruled.rules, used, cubes=cubes, characters=characters, writes=writes)
-            if not over:
-                return transaction.run(statement)
-        raise _exceeded(scope, over)
+            self._check_write(transaction, ruled, cubes=cubes, characters=characters, writes=writes)
+            return transaction.run(statement)
+
+    def _check_write(
+        self, transaction: Transaction, ruled: Ruled, *, cubes: int, characters: int, writes: int
+    ) -> None:
+        """Refuse what a transaction is about to write, if it is more than the rules allow.
+
+        Raises:
+            LimitExceeded: it is.
+        """
+        if not ruled.rules.limits_writes:
+            return
+        scope = self._ruled_scope(ruled)
+        transaction.run(rules.lock(scope))
+        used = transaction.run(rules.used(scope, ruled.rules))
+        if over := _over(ruled.rules, used, cubes=cubes, characters=characters, writes=writes):
+            raise _exceeded(scope, over)
 
     def _check_room(self, ruled: Ruled, *, cubes: int, characters: int) -> None:
         """Refuse what will be more than the rules allow, before any of it is stored.

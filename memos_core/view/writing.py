@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date, timedelta
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Literal, TypedDict, Unpack, overload
 from uuid import UUID
 
 from memos_core import reader
@@ -25,17 +25,21 @@ from memos_core.checks import (
     checked_ttl,
 )
 from memos_core.cube import MemCube, Provenance, State
-from memos_core.errors import CubeExists, CubeNotFound, InvalidInput, VersionConflict
+from memos_core.errors import (
+    CubeExists,
+    CubeNotFound,
+    InvalidInput,
+    NotPermitted,
+    TransactionCollided,
+    VersionConflict,
+)
 from memos_core.hit import ForgetReport
-from memos_core.message import Message
 from memos_core.rules import Ruled, Rules
-from memos_core.store.statements import changes, cubes
+from memos_core.store.statements import changes, cubes, forgetting
 from memos_core.store.statements import messages as log
-from memos_core.view.ruling import Ruling
+from memos_core.view.ingesting import Ingesting
 
-_log = logging.getLogger("memos_core")
-READ_BATCH = 256  # messages whose cubes are stored in one transaction
-READ_OVERDUE = 16  # messages of failed readings that one call makes up for
+ATTEMPTS = 5  # to forget all while others are at work on it
 
 
 class HeaderOptions(TypedDict, total=False):
@@ -52,7 +56,7 @@ class HeaderOptions(TypedDict, total=False):
     sensitivity: Iterable[str]
 
 
-class Writing(Ruling):
+class Writing(Ingesting):
     """The verbs that write."""
 
     @overload
@@ -111,74 +115,16 @@ class Writing(Ruling):
             ttl=checked_ttl(ttl),
         )
         said = list(map(self._text, texts))
-        if id is not None and (taken := self.engine.run(cubes.clear_expired(self._scope, ids))):
-            raise CubeExists(f"the history of another's cube has this id already: {taken[0]}")
 
         def write(ruled: Ruled) -> list[MemCube]:
             drafts = [
                 self._draft(cube, one, provenance, header, ruled.rules)
                 for cube, one in zip(ids, said, strict=True)
             ]
-            return self._store(drafts, ruled)
+            return self._store(drafts, ruled) if id is None else self._store_anew(drafts, ruled)
 
         added = self._by_rules(write)
         return added[0] if isinstance(text, str) else added
-
-    def ingest(
-        self,
-        messages: Mapping[str, Any] | str | Iterable[Mapping[str, Any] | str],
-        *,
-        session: str | None = None,
-        repair: bool = False,
-    ) -> list[MemCube]:
-        """Remember a conversation; return the cubes that were made of it now.
-
-        Messages are ``{"id", "role", "content", "name", "created_at", "session", "metadata"}``, of
-        which role and content are needed; a bare text is what a user said. They are stored first,
-        in a transaction of their own, so that nothing said is lost if reading them fails; a later
-        ``ingest`` in this namespace then reads them. A message whose id is known in its session is
-        not stored again, so sending a conversation twice is safe, and a forgotten one does not
-        come back.
-
-        Without a language model each turn of a user or an assistant becomes a cube, word for word,
-        with the message's metadata. With ``repair``, NUL bytes, lone surrogates and values that
-        are no JSON are replaced and texts over ``Settings.max_message`` characters cut, for
-        programs that must take what a tool returned.
-
-        Raises:
-            InvalidInput, InvalidText: a message cannot be stored; none was.
-            SensitiveText, LimitExceeded: the rules of the namespace refuse one; none was stored.
-        """
-        settings = self.engine.settings
-        said = reader.messages_from(messages, session=session, settings=settings, repair=repair)
-        if not said:
-            return []
-
-        def write(ruled: Ruled) -> list[Message]:
-            kept = [self._kept_message(one, ruled.rules) for one in said]
-            readable = [one for one in kept if reader.is_readable(one)]
-            self._check_room(
-                ruled, cubes=len(readable), characters=sum(len(one.content) for one in readable)
-            )
-            return self.engine.run(
-                log.lock(self._scope),
-                log.log(
-                    self._scope,
-                    [(one, reader.is_readable(one)) for one in kept],
-                    rules=ruled.version,
-                ),
-            )
-
-        unread = self._by_rules(write)
-        made = [
-            cube
-            for start in range(0, len(unread), READ_BATCH)
-            for cube in self._read(unread[start : start + READ_BATCH])
-        ]
-        self._read_overdue()
-        if any(message.name for message in unread):
-            self.engine.others_speak(self.namespace)
-        return made
 
     def update(
         self,
@@ -238,21 +184,23 @@ class Writing(Ruling):
         Restoring the current version changes nothing and returns it.
 
         Raises:
-            CubeNotFound: no such cube, or no such version of it.
+            CubeNotFound: no such cube, or no such version of it that the caller may read, or one
+                from before it ended and was made anew.
             VersionConflict: the cube is not at ``expected_version``. Nothing was stored.
         """
         checked_count(version, what="version", least=1, most=2**31 - 1)
+        tried: set[int] = set()
 
         def attempt(current: MemCube) -> MemCube | None:
             if current.version == version:
                 return current
-            if version > current.version:
+            if version > current.version or current.version in tried:
                 raise CubeNotFound(
-                    f"cube {current.id} has no version {version}: the last is {current.version}"
+                    f"cube {current.id} has no version {version} to bring back: the last is "
+                    f"{current.version}"
                 )
-            return self.engine.run(
-                changes.restore(self._scope, current.id, version=version, expected=current.version)
-            )
+            tried.add(current.version)
+            return self.engine.run(changes.restore(self._scope, current, version=version))
 
         return self._changed(checked_id(id), expected_version, attempt)
 
@@ -268,7 +216,7 @@ class Writing(Ruling):
         wanted = checked_many(ids)
         # Locked first: the erasing statement must see what a change under way has just written.
         done = self.engine.run(
-            changes.lock(self._scope, wanted), changes.forget(self._scope, wanted)
+            forgetting.lock(self._scope, wanted), forgetting.forget(self._scope, wanted)
         )
         found = {*done.report.cubes, *done.denied}
         if missing := [cube for cube in wanted if cube not in found]:
@@ -283,17 +231,39 @@ class Writing(Ruling):
     def forget_all(self, *, session: str | None = None) -> ForgetReport:
         """Erase all that this view holds, or all of a session: cubes and every message said.
 
-        What stays is as for ``forget``.
+        What stays is as for ``forget``. Where another session said the same as this one (``ingest``
+        with ``resolve``), that has a cube of its own again.
         """
         name = None if session is None else checked_key(session, what="session")
+        report = self._forget_all(name)
+        if name is not None:
+            self._read_overdue()  # what other sessions said of a cube that is gone
+        self.engine.others_speak(self.namespace)
+        return report
+
+    def _forget_all(self, session: str | None) -> ForgetReport:
+        for _ in range(0 if self.engine.in_pipeline else ATTEMPTS):
+            with suppress(TransactionCollided):
+                return self._forget_all_once(session)
+        return self._forget_all_once(session)
+
+    def _forget_all_once(self, session: str | None) -> ForgetReport:
         with self.engine.transaction() as transaction:
-            ids = transaction.run(changes.lock_all(self._scope, session=name))
-            done = transaction.run(changes.forget(self._scope, ids))
+            ids = transaction.run(forgetting.lock_all(self._scope, session=session))
+            done = transaction.run(forgetting.forget(self._scope, ids, session=session))
             if done.frozen:
                 self._frozen(done.frozen)
-            others = transaction.run(log.erase(self._scope, session=name))
-        self.engine.others_speak(self.namespace)
+            others = transaction.run(log.erase(self._scope, session=session))
         return replace(done.report, message_ids=(*done.report.message_ids, *others))
+
+    def _store_anew(self, drafts: Sequence[cubes.Draft], ruled: Ruled) -> list[MemCube]:
+        """Store cubes under ids that were given, in place of what has expired under them."""
+        ids = [draft.id for draft in drafts]
+        with self.engine.joined() as (inside, transaction):
+            if taken := transaction.run(cubes.clear_expired(self._scope, ids)):
+                raise CubeExists(f"the history of another's cube has this id already: {taken[0]}")
+            anew = Writing(inside, self.namespace, self.caller)
+            return anew._store(drafts, ruled)
 
     def retire(self, session: str) -> int:
         """End a session's history; return how many messages left it.
@@ -313,56 +283,13 @@ class Writing(Ruling):
 
         Raises:
             InvalidInput: its vectors have more dimensions than pgvector can index.
+            NotPermitted: a caller asks; an index is of all that the view holds.
         """
+        if self.caller is not None:
+            raise NotPermitted(
+                f"{self.caller.user} may not build indexes: open the view without a caller"
+            )
         return self.engine.build_index(self._scope)
-
-    def _draft(
-        self, id: UUID, text: str, provenance: Provenance, header: cubes.Header, by: Rules
-    ) -> cubes.Draft:
-        """Return a cube to be, of what the rules let be kept of a text and its header."""
-        kept = self._kept(text, header.metadata, by)
-        return cubes.Draft(
-            id=id,
-            text=kept.text,
-            words=reader.words_in(kept.text, provenance),
-            provenance=provenance,
-            header=replace(header, metadata=kept.metadata),
-            found=tuple(kind for kind in kept.found if kind not in header.sensitivity),
-        )
-
-    def _read(self, messages: Sequence[Message]) -> list[MemCube]:
-        def write(ruled: Ruled) -> list[MemCube]:
-            drafts = [
-                replace(draft, found=self._found_in(draft.text, ruled.rules))
-                for draft in reader.drafts_from(messages, settings=self.engine.settings)
-            ]
-            return self._store(drafts, ruled, read=messages)
-
-        return self._by_rules(write)
-
-    def _read_overdue(self) -> None:
-        """Make up for readings that failed, each by itself: one that fails again holds up none."""
-        for message in self.engine.run(log.overdue(self._scope, limit=READ_OVERDUE)):
-            try:
-                self._read([message])
-            except Exception:  # noqa: BLE001 its sender was told, nothing is lost, it is due again
-                _log.exception("message %r of an earlier ingest still cannot be read", message.id)
-
-    def _store(
-        self, drafts: Sequence[cubes.Draft], ruled: Ruled, *, read: Sequence[Message] | None = None
-    ) -> list[MemCube]:
-        if not drafts:
-            return []
-        scope, engine, version = self._scope, self.engine, ruled.version
-        vectors = engine.documents([draft.text for draft in drafts])
-        if read is None:
-            statement = cubes.add(scope, drafts, vectors, model=engine.model, rules=version)
-        else:
-            statement = cubes.read(scope, drafts, vectors, read, model=engine.model, rules=version)
-        characters = sum(len(draft.text) for draft in drafts)
-        return self._write(
-            ruled, statement, cubes=len(drafts), characters=characters, writes=len(drafts)
-        )
 
     def _update(
         self, current: MemCube, header: changes.Change, mode: Literal["overwrite", "append"]
@@ -378,10 +305,9 @@ class Writing(Ruling):
             vector = None if change.text is None else self.engine.documents([change.text])
             statement = changes.update(
                 self._scope,
-                current.id,
+                current,
                 change,
                 vector,
-                expected=current.version,
                 model=self.engine.model,
                 mode=mode,
                 rules=ruled.version,

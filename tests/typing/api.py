@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from memos_core import AsyncMemOS, Hit, MemCube, MemOS, View
+from memos_core import (
+    Action,
+    AsyncMemOS,
+    DumpReport,
+    Hit,
+    LoadReport,
+    MemCube,
+    MemOS,
+    Sensitive,
+    View,
+)
 
 
 def verbs(memos: MemOS) -> None:
@@ -13,7 +23,12 @@ def verbs(memos: MemOS) -> None:
     assert_type(ann.add(["one", "two"], metadata={"year": 2020}), list[MemCube])
     assert_type(ann.search("?", filter={"year": {"$gte": 2020}}, as_of="2026-01-01"), list[Hit])
     assert_type(ann.update(ann.history("id")[0].id, "text", mode="append"), MemCube)
+    assert_type(ann.ingest("one", resolve=lambda messages: messages[-1]["content"]), list[MemCube])
+    ann.ingest("one", resolve="yes")  # pyright: ignore[reportArgumentType] no function
     ann.add("one", tag="a")  # pyright: ignore[reportCallIssue] no such parameter
+    assert_type(ann.dump("ann.memos", sensitive={Sensitive.EMAIL: Action.REDACT}), DumpReport)
+    assert_type(ann.load("ann.memos", conflict="new ids"), LoadReport)
+    ann.load("ann.memos", conflict="merge")  # pyright: ignore[reportArgumentType] no such way
 
 
 async def awaited(memos: AsyncMemOS) -> None:
@@ -21,4 +36,6 @@ async def awaited(memos: AsyncMemOS) -> None:
     assert_type(await ann.add("one", tags=["a"]), MemCube)
     assert_type(await ann.add(["one", "two"]), list[MemCube])
     assert_type(await ann.search("?", k=3), list[Hit])
+    assert_type(await ann.dump("ann.memos", report=print), DumpReport)
+    assert_type(await ann.load("ann.memos"), LoadReport)
     await ann.search("?", top=3)  # pyright: ignore[reportCallIssue] no such parameter

@@ -141,9 +141,16 @@ DECLARE
     one record;
 BEGIN
     LOCK TABLE memos.cube_version IN ROW EXCLUSIVE MODE;
+    -- First, so that of two fusions that end at once the second sees that the first has.
+    PERFORM FROM memos.cube
+    WHERE tenant = of_tenant AND state = 'merged' AND id IN (
+        SELECT parent FROM memos.lineage
+        WHERE tenant = of_tenant AND child = ANY(children) AND relation = 'merged'
+    )
+    ORDER BY id FOR UPDATE;
     freed := ARRAY(
         SELECT id FROM memos.cube
-        WHERE tenant = of_tenant AND state = 'merged' AND id IN (
+        WHERE tenant = of_tenant AND state = 'merged' AND id <> ALL(children) AND id IN (
             SELECT parent FROM memos.lineage
             WHERE tenant = of_tenant AND child = ANY(children) AND relation = 'merged'
         ) AND NOT EXISTS (
@@ -161,6 +168,12 @@ BEGIN
         state = 'activated', version = version + 1,
         recorded_at = greatest(moment, recorded_at + interval '1 microsecond')
     WHERE tenant = of_tenant AND id = ANY(freed);
+    INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
+    SELECT
+        of_tenant, max(recorded_at), 'activated', namespace, NULL, array_agg(id ORDER BY id),
+        jsonb_build_object('because_of', to_jsonb(children))
+    FROM memos.cube WHERE tenant = of_tenant AND id = ANY(freed)
+    GROUP BY namespace;
     FOR one IN SELECT id, namespace FROM memos.cube WHERE tenant = of_tenant AND id = ANY(freed) LOOP
         PERFORM memos.unindex(of_tenant, ARRAY[one.id], one.namespace);
     END LOOP;

@@ -18,10 +18,14 @@ CREATE TABLE memos.publication (
     published_at timestamptz NOT NULL,
     expires_at timestamptz,
     withdrawn_at timestamptz,
+    trail text COLLATE "C" GENERATED ALWAYS AS (memos.trail(namespace)) STORED,
     PRIMARY KEY (tenant, id),
     CHECK (tenant = namespace[1])
 );
 CREATE INDEX publication_channel ON memos.publication (channel);
+ALTER TABLE memos.publication ENABLE ROW LEVEL SECURITY;
+CREATE POLICY read ON memos.publication FOR SELECT USING (true);
+SELECT memos.one_tenant('memos.publication', 'written_by_one_tenant', 'USING');
 
 CREATE TABLE memos.subscription (
     tenant text COLLATE "C" NOT NULL,
@@ -32,6 +36,7 @@ CREATE TABLE memos.subscription (
     matching jsonb NOT NULL,
     caller jsonb,
     subscribed_at timestamptz NOT NULL,
+    trail text COLLATE "C" GENERATED ALWAYS AS (memos.trail(namespace)) STORED,
     PRIMARY KEY (tenant, id),
     CHECK (tenant = namespace[1])
 );
@@ -58,11 +63,13 @@ DECLARE
     one record;
     gone uuid[];
     recalled bigint := 0;
+    walled text := coalesce(current_setting('memos.tenant', true), '');
 BEGIN
     FOR one IN
         DELETE FROM memos.delivery WHERE tenant = of_tenant AND source = ANY(ids)
         RETURNING subscriber, cube, source, publication
     LOOP
+        PERFORM set_config('memos.tenant', one.subscriber, true);
         gone := ARRAY[one.cube] || ARRAY(
             SELECT cube FROM memos.source WHERE tenant = one.subscriber AND source = one.cube
         );
@@ -73,6 +80,7 @@ BEGIN
         FROM memos.cube WHERE tenant = one.subscriber AND id = one.cube;
         PERFORM memos.erase(one.subscriber, gone);
         recalled := recalled + 1 + memos.recall(one.subscriber, gone);
+        PERFORM set_config('memos.tenant', walled, true);
     END LOOP;
     RETURN recalled;
 END
@@ -87,3 +95,5 @@ BEGIN
     END IF;
 END
 $$;
+
+SELECT memos.raise_wall();

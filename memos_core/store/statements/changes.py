@@ -1,20 +1,17 @@
-"""Statements that change cubes: update, restore, forget."""
+"""Statements that change cubes: update and restore."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
-from uuid import UUID
 
 from memos_core.cube import MemCube
 from memos_core.embedder import Model, Vectors
-from memos_core.hit import ForgetReport
 from memos_core.store.arrays import HalfVectors, SparseVector
-from memos_core.store.statement import Row, Statement, ignored
-from memos_core.store.statements.columns import COLUMNS, WOKEN, first_cube
+from memos_core.store.statement import Statement
+from memos_core.store.statements.columns import COLUMNS, SAID, WOKEN, first_cube
 from memos_core.store.statements.permission import MAY_READ, MAY_WRITE
 from memos_core.store.statements.rules import IN_FORCE
 from memos_core.store.statements.scope import INSIDE, Scope
@@ -22,23 +19,27 @@ from memos_core.words import Words
 
 # The row to change, once it is locked and still at the version that the caller saw, and the moment
 # of the change: later than the old version's even where a clock or a lock's wait says otherwise.
-_OLD: LiteralString = (
+_LOCKED: LiteralString = (
     """
     WITH old AS (
         SELECT * FROM memos.cube
-        WHERE id = %(id)s AND version = %(expected)s AND state <> 'frozen' AND """
+        WHERE id = %(id)s AND version = %(expected)s AND state <> 'frozen'
+            -- Under its id there may be another cube by now.
+            AND (%(recorded_at)s::timestamptz IS NULL OR recorded_at = %(recorded_at)s)
+            AND """
     + INSIDE
     + " AND "
     + MAY_WRITE
-    + """
+)
+_SUPERSEDED: LiteralString = """
         FOR UPDATE
     ), moment AS (
         SELECT greatest(clock_timestamp(), recorded_at + interval '1 microsecond') AS now FROM old
     ), superseded AS (
         INSERT INTO memos.cube_version SELECT moment.now, old.* FROM old, moment
     )"""
-)
-_LOGGED: LiteralString = (
+OLD: LiteralString = _LOCKED + _SUPERSEDED
+LOGGED: LiteralString = (
     """, logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
         SELECT
@@ -83,7 +84,7 @@ class Change:
 
 # What said the same as others may say something of its own now.
 _UPDATE: LiteralString = (
-    _OLD
+    OLD
     + """, changed AS (
         UPDATE memos.cube AS cube SET
             version = cube.version + 1,
@@ -114,27 +115,27 @@ _UPDATE: LiteralString = (
     + """
         RETURNING cube.*
     )"""
-    + _LOGGED
+    + LOGGED
 )
 
 
 def update(
     scope: Scope,
-    cube: UUID,
+    expected: MemCube,
     change: Change,
     embedding: Vectors | None,
     *,
-    expected: int,
     model: str,
     mode: str,
     rules: int,
 ) -> Statement[MemCube | None]:
-    """Store a new version, or nothing and None where the cube is no longer at ``expected``."""
+    """Store a new version of what was read, or nothing and None where that stands no more."""
     return Statement(
         sql=_UPDATE,
         parameters=scope.parameters(
-            id=cube,
-            expected=expected,
+            id=expected.id,
+            expected=expected.version,
+            recorded_at=expected.updated_at,
             content=change.content,
             rules_version=rules,
             text=change.text,
@@ -165,17 +166,48 @@ def update(
 # The content and header of another version, with its vector and words. Identity, times and the time
 # to live go on: an old version may have been meant to live for a minute. What was frozen or merged
 # then is neither now. A version before the cube expired and was made anew was made of other things.
-_RESTORE: LiteralString = (
-    _OLD
-    + """, wanted AS (
+# The turns that later versions came from are still its own: who forgets it forgets them.
+_WANTED: LiteralString = (
+    """
         SELECT * FROM memos.cube_version
         WHERE id = %(id)s AND version = %(version)s AND """
     + INSIDE
+    + " AND "
+    + MAY_READ
     + """
             AND version > ALL (
                 SELECT version FROM memos.cube_version
                 WHERE id = %(id)s AND state = 'expired' AND tenant = %(tenant)s
             )
+    """
+)
+_RESTORE: LiteralString = (
+    _LOCKED
+    + " AND EXISTS ("
+    + _WANTED
+    + ")"
+    + _SUPERSEDED
+    + ", wanted AS ("
+    + _WANTED
+    + """
+    ), said AS (
+        SELECT DISTINCT ON (said_in, said_as) * FROM (
+            SELECT 1 AS step, origin.* FROM wanted CROSS JOIN LATERAL """
+    + SAID
+    + """ AS origin
+            UNION ALL
+            SELECT 2, origin.* FROM old CROSS JOIN LATERAL """
+    + SAID
+    + """ AS origin
+        ) AS every
+        ORDER BY said_in, said_as, step
+    ), turns AS (
+        SELECT
+            coalesce(array_agg(said_as ORDER BY step, place), '{}') AS ids,
+            CASE WHEN count(*) > 1
+                THEN jsonb_build_object('sessions', jsonb_agg(said_in ORDER BY step, place))
+                ELSE '{}' END AS sessions
+        FROM said
     ), changed AS (
         UPDATE memos.cube AS cube SET
             version = cube.version + 1,
@@ -189,8 +221,8 @@ _RESTORE: LiteralString = (
             tags = wanted.tags,
             metadata = wanted.metadata,
             provenance = wanted.provenance
-                || jsonb_build_object('restored_from', %(version)s::integer),
-            message_ids = wanted.message_ids,
+                || jsonb_build_object('restored_from', %(version)s::integer) || turns.sessions,
+            message_ids = turns.ids,
             owner = wanted.owner,
             priority = wanted.priority,
             sensitivity = wanted.sensitivity,
@@ -201,194 +233,29 @@ _RESTORE: LiteralString = (
             thread = wanted.thread,
             turn = wanted.turn,
             embedding = wanted.embedding
-        FROM old, moment, wanted
+        FROM old, moment, wanted, turns
         WHERE cube.tenant = old.tenant AND cube.id = old.id
         RETURNING cube.*
     )"""
-    + _LOGGED
+    + LOGGED
 )
 
 
-def restore(scope: Scope, cube: UUID, *, version: int, expected: int) -> Statement[MemCube | None]:
-    """Store a new version that says what ``version`` said; None where the cube moved on."""
+def restore(scope: Scope, expected: MemCube, *, version: int) -> Statement[MemCube | None]:
+    """Store a new version that says what ``version`` said.
+
+    None where the cube moved on, or has no such version that the caller may bring back.
+    """
     return Statement(
         sql=_RESTORE,
         parameters=scope.parameters(
-            id=cube,
+            id=expected.id,
             version=version,
-            expected=expected,
+            expected=expected.version,
+            recorded_at=expected.updated_at,
             as_of=None,
             kind="restored",
             details=json.dumps({"restored_from": version}),
         ),
         read=first_cube,
-    )
-
-
-# The table of versions is locked as well, before any row is, as in every other change: `reembed`
-# waits for both tables in that order.
-_LOCK: LiteralString = (
-    "WITH held AS (DELETE FROM memos.cube_version WHERE false) "
-    "SELECT id FROM memos.cube WHERE id = ANY(%(ids)s::uuid[]) AND "
-    + INSIDE
-    + " AND "
-    + MAY_WRITE
-    + " ORDER BY id FOR UPDATE"
-)
-
-
-def lock(scope: Scope, cubes: Sequence[UUID]) -> Statement[None]:
-    """Hold cubes against changes until the transaction ends."""
-    return Statement(sql=_LOCK, parameters=scope.parameters(ids=list(cubes)), read=ignored)
-
-
-_LOCK_ALL: LiteralString = (
-    "WITH held AS (DELETE FROM memos.cube_version WHERE false), live AS ("
-    "SELECT id FROM memos.cube "
-    "WHERE (%(session)s::text IS NULL OR provenance ->> 'session' = %(session)s::text) AND "
-    + INSIDE
-    + " AND "
-    + MAY_WRITE
-    + """ ORDER BY id FOR UPDATE)
-    SELECT id FROM live
-    UNION
-    SELECT id FROM memos.cube_version
-    WHERE state = 'expired'
-        AND (%(session)s::text IS NULL OR provenance ->> 'session' = %(session)s::text) AND """
-    + INSIDE
-    + " AND "
-    + MAY_WRITE
-)
-
-
-def lock_all(scope: Scope, *, session: str | None) -> Statement[list[UUID]]:
-    """Hold every cube of a view, or of a session, until the transaction ends; read their ids."""
-    return Statement(
-        sql=_LOCK_ALL,
-        parameters=scope.parameters(session=session),
-        read=lambda rows: [row["id"] for row in rows],
-    )
-
-
-_THERE: LiteralString = (
-    "SELECT id FROM memos.cube WHERE id = ANY(%(ids)s::uuid[]) AND "
-    + INSIDE
-    + " UNION SELECT id FROM memos.cube_version "
-    "WHERE id = ANY(%(ids)s::uuid[]) AND state = 'expired' AND " + INSIDE
-)
-
-
-def there(scope: Scope, cubes: Sequence[UUID]) -> Statement[list[UUID]]:
-    """Read which of some cubes are there to be forgotten."""
-    return Statement(
-        sql=_THERE,
-        parameters=scope.parameters(ids=list(cubes)),
-        read=lambda rows: [row["id"] for row in rows],
-    )
-
-
-# All or nothing: where one id is unknown, may not be written, or is frozen, or something frozen was
-# made of it, `whole` is empty and nothing is removed. What was made of them, whosever it is, goes
-# with them. The turns that a cube came from say what it says, so their content goes with it; their
-# ids stay, so that a client that sends them again does not bring them back.
-_FORGET: LiteralString = (
-    """
-    WITH doomed AS (
-        SELECT DISTINCT ON (id) id, namespace, provenance, message_ids, state, may_write
-        FROM (
-            SELECT id, namespace, provenance, message_ids, state, version, """
-    + MAY_WRITE
-    + """ AS may_write FROM memos.cube
-            WHERE id = ANY(%(ids)s::uuid[]) AND """
-    + INSIDE
-    + " AND "
-    + MAY_READ
-    + """
-            UNION ALL
-            SELECT id, namespace, provenance, message_ids, state, version, """
-    + MAY_WRITE
-    + """ AS may_write FROM memos.cube_version
-            WHERE id = ANY(%(ids)s::uuid[]) AND state = 'expired' AND """
-    + INSIDE
-    + " AND "
-    + MAY_READ
-    + """
-        ) AS known
-        ORDER BY id, version DESC
-    ), derived AS (
-        SELECT DISTINCT cube AS id FROM memos.source
-        WHERE tenant = %(tenant)s AND source = ANY(%(ids)s::uuid[])
-            AND cube <> ALL(%(ids)s::uuid[])
-    ), frozen AS (
-        SELECT id FROM memos.cube
-        WHERE tenant = %(tenant)s AND state = 'frozen'
-            AND (id = ANY(%(ids)s::uuid[]) OR id IN (SELECT id FROM derived))
-    ), whole AS (
-        SELECT count(*) AS cubes FROM doomed WHERE may_write
-        HAVING count(*) = cardinality(%(ids)s::uuid[]) AND NOT EXISTS (SELECT FROM frozen)
-    ), removed AS MATERIALIZED (
-        SELECT memos.erase(
-            %(tenant)s, %(ids)s::uuid[] || ARRAY(SELECT id FROM derived)
-        ) AS versions FROM whole WHERE cubes > 0
-    ), said AS (
-        SELECT DISTINCT
-            namespace, coalesce(provenance ->> 'session', '') AS session, unnest(message_ids) AS id
-        FROM doomed, whole
-    ), erased AS (
-        UPDATE memos.message SET
-            content = '', name = NULL, metadata = '{}', extra = '{}', due_at = NULL,
-            forgotten_at = now()
-        FROM said
-        WHERE message.tenant = %(tenant)s AND message.namespace = said.namespace
-            AND message.session = said.session AND message.id = said.id AND forgotten_at IS NULL
-        RETURNING message.id
-    ), logged AS (
-        INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
-        SELECT
-            %(tenant)s, now(), 'forgot', %(namespace)s::text[], %(caller)s::jsonb,
-            %(ids)s::uuid[] || ARRAY(SELECT id FROM derived), jsonb_build_object(
-                'messages', (SELECT count(*) FROM erased), 'versions', versions,
-                'derived', (SELECT count(*) FROM derived)
-            )
-        FROM removed
-    )
-    SELECT
-        ARRAY(SELECT id FROM doomed WHERE may_write) AS cubes,
-        ARRAY(SELECT id FROM doomed WHERE NOT may_write) AS denied,
-        ARRAY(SELECT id FROM frozen) AS frozen,
-        ARRAY(SELECT id FROM derived, whole) AS derived,
-        coalesce((SELECT versions FROM removed), 0) AS versions,
-        (SELECT memos.recall(
-            %(tenant)s, %(ids)s::uuid[] || ARRAY(SELECT id FROM derived)
-        ) FROM removed) AS recalled,
-        ARRAY(SELECT id FROM erased) AS message_ids
-    """
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Forgetting:
-    """What came of it; where a cube was not found, denied, or frozen, nothing was removed."""
-
-    report: ForgetReport
-    denied: tuple[UUID, ...]
-    frozen: tuple[UUID, ...]
-
-
-def forget(scope: Scope, cubes: Sequence[UUID]) -> Statement[Forgetting]:
-    """Remove cubes with all their versions, what was made of them, and the messages' content."""
-    return Statement(sql=_FORGET, parameters=scope.parameters(ids=list(cubes)), read=_forgetting)
-
-
-def _forgetting(rows: Sequence[Row]) -> Forgetting:
-    (row,) = rows
-    return Forgetting(
-        report=ForgetReport(
-            cubes=tuple(row["cubes"]),
-            derived=tuple(row["derived"]),
-            versions=row["versions"],
-            message_ids=tuple(row["message_ids"]),
-        ),
-        denied=tuple(row["denied"]),
-        frozen=tuple(row["frozen"]),
     )

@@ -9,8 +9,6 @@ from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
-import numpy as np
-
 from memos_core.channel import Matching, Publication, Subscription
 from memos_core.cube import MemCube
 from memos_core.embedder import Vectors
@@ -322,7 +320,7 @@ def changed(
         read=lambda rows: [
             Change(
                 source=cube_from(row),
-                embedding=np.asarray([row["embedding"].to_numpy()], np.float32),
+                embedding=row["embedding"].to_numpy().astype("float32")[None],
                 copy=row["copy"],
             )
             for row in rows

@@ -25,6 +25,19 @@ WOKEN: LiteralString = """(
         WHERE activation.tenant = %(tenant)s AND activation.cube = id
             AND activation.at <= coalesce(%(as_of)s::timestamptz, now())
     ) AS woken"""
+WOKEN_THEN: LiteralString = """(
+        SELECT true FROM memos.activation
+        WHERE activation.tenant = %(tenant)s AND activation.cube = id
+            AND activation.at <= coalesce(%(as_of)s::timestamptz, now())
+            AND activation.at < superseded_at
+    ) AS woken"""
+# The turns that a cube came from. A turn's id is its own in its session only.
+SAID: LiteralString = """(
+        SELECT listed.place, listed.id AS said_as, coalesce(
+            provenance -> 'sessions' ->> (listed.place - 1)::integer, provenance ->> 'session', ''
+        ) AS said_in
+        FROM unnest(message_ids) WITH ORDINALITY AS listed (id, place)
+    )"""
 
 
 def provenance_json(provenance: Provenance) -> dict[str, object]:
@@ -32,8 +45,10 @@ def provenance_json(provenance: Provenance) -> dict[str, object]:
     known = {
         name: value
         for name, value in asdict(provenance).items()
-        if value is not None and name != "message_ids"
+        if value is not None and name not in {"message_ids", "sessions"}
     }
+    if provenance.sessions:
+        known["sessions"] = [session or "" for session in provenance.sessions]
     if provenance.said_at is not None:
         known["said_at"] = provenance.said_at.isoformat()
     return known
@@ -46,6 +61,7 @@ def cube_from(row: Row) -> MemCube:
         state = State.ACTIVATED
     origin = dict(cast("dict[str, Any]", row["provenance"]))
     said_at = origin.pop("said_at", None)
+    sessions = cast("list[str]", origin.pop("sessions", []))
     return MemCube(
         id=row["id"],
         namespace=_namespace(*row["namespace"]),
@@ -58,6 +74,7 @@ def cube_from(row: Row) -> MemCube:
         metadata=row["metadata"],
         provenance=Provenance(
             message_ids=tuple(row["message_ids"]),
+            sessions=tuple(session or None for session in sessions),
             said_at=datetime.fromisoformat(said_at) if said_at else None,
             **origin,
         ),

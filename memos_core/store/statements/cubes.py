@@ -20,11 +20,19 @@ from memos_core.store.statements.columns import (
     COLUMNS,
     SEARCHED,
     WOKEN,
+    WOKEN_THEN,
     cube_from,
     cubes_from,
     provenance_json,
 )
-from memos_core.store.statements.permission import MAY_READ, MAY_WRITE, STANDS, STOOD
+from memos_core.store.statements.permission import (
+    MADE_OF_READABLE,
+    MAY_READ,
+    MAY_READ_VERSION,
+    MAY_WRITE,
+    STANDS,
+    STOOD,
+)
 from memos_core.store.statements.rules import IN_FORCE
 from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, Scope
 from memos_core.words import Words
@@ -32,7 +40,7 @@ from memos_core.words import Words
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """What the maker of a cube says of it; ``ttl`` is in seconds."""
+    """What the maker of a cube says of it; it lives for ``ttl`` seconds, or until a moment."""
 
     semantic_type: str
     tags: tuple[str, ...] = ()
@@ -43,6 +51,7 @@ class Header:
     valid_from: datetime | None = None
     valid_to: datetime | None = None
     ttl: float | None = None
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +86,7 @@ _TURNS: LiteralString = """
     WITH claimed AS (
         UPDATE memos.message SET due_at = NULL
         FROM unnest(%(sessions)s::text[], %(messages)s::text[]) AS wanted (of_session, of_id)
-        WHERE tenant = %(tenant)s AND namespace = %(namespace)s::text[]
+        WHERE tenant = %(tenant)s AND trail = %(trail)s::text
             AND session = of_session AND id = of_id
             AND due_at IS NOT NULL AND forgotten_at IS NULL
         RETURNING session, id, position
@@ -111,7 +120,8 @@ _ADDED: LiteralString = (
             %(tenant)s, id, %(namespace)s::text[], 'plaintext', 'generated', %(version)s, text,
             %(semantic_type)s, %(tags)s::text[], metadata, provenance, message_ids, owner,
             %(priority)s, %(sensitivity)s::text[] || string_to_array(found, ','), valid_from,
-            %(valid_to)s::timestamptz, now(), now(), now() + make_interval(secs => %(ttl)s),
+            %(valid_to)s::timestamptz, now(), now(),
+            coalesce(%(expires_at)s, now() + make_interval(secs => %(ttl)s)),
             word_count, words, thread, turn, embedding, %(derived)s, %(version)s
         FROM draft
         WHERE memos.embedded_by(%(model)s::jsonb) AND """
@@ -228,6 +238,7 @@ def _parameters(drafts: Sequence[Draft], embeddings: Vectors, model: str) -> dic
         "sensitivity": list(header.sensitivity),
         "valid_to": header.valid_to,
         "ttl": header.ttl,
+        "expires_at": header.expires_at,
     }
 
 
@@ -287,14 +298,27 @@ _CLEAR_EXPIRED: LiteralString = (
             SELECT id FROM memos.cube
             WHERE tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[])
         )
+    ), gone AS (
+        SELECT id FROM lapsed UNION SELECT id FROM ended
     ), over AS (
-        SELECT array_agg(id) AS ids FROM (SELECT id FROM lapsed UNION SELECT id FROM ended) AS gone
-    ), fallen AS MATERIALIZED (
-        SELECT memos.invalidate(
-            %(tenant)s, ids, clock_timestamp(), %(caller)s::jsonb
-        ) AS ids FROM over WHERE ids IS NOT NULL
+        SELECT array_agg(id) AS ids FROM (
+            SELECT id FROM gone
+            UNION
+            SELECT cube FROM memos.source
+            WHERE source.tenant = %(tenant)s AND source IN (SELECT gone.id FROM gone)
+                AND cube NOT IN (
+                    SELECT id FROM memos.cube
+                    WHERE cube.tenant = %(tenant)s AND state = 'frozen'
+                )
+        ) AS both_kinds
+    ), cut AS (
+        UPDATE memos.source SET source = gen_random_uuid()
+        WHERE source.tenant = %(tenant)s AND source IN (SELECT gone.id FROM gone)
+            AND cube <> ALL((SELECT ids FROM over)::uuid[])
+        RETURNING cube
     ), erased AS MATERIALIZED (
-        SELECT memos.erase(%(tenant)s, over.ids) AS versions FROM over, fallen
+        SELECT memos.erase(%(tenant)s, over.ids) AS versions
+        FROM over, (SELECT count(*) FROM cut) AS first WHERE ids IS NOT NULL
     )
     SELECT (SELECT versions FROM erased), ARRAY(
         SELECT DISTINCT id FROM memos.cube_version
@@ -306,9 +330,10 @@ _CLEAR_EXPIRED: LiteralString = (
 
 
 def clear_expired(scope: Scope, cubes: Sequence[UUID]) -> Statement[list[UUID]]:
-    """Make room for new cubes under ids whose cubes have expired; read those that have a history.
+    """Make room for new cubes under ids whose cubes have expired; read those where there is none.
 
-    Of such a cube only those who may write it can take the place.
+    Their histories go, and all that was made of them; what is frozen of that is served no more.
+    Only those who may write such a cube can take its place.
     """
     return Statement(
         sql=_CLEAR_EXPIRED,
@@ -323,6 +348,7 @@ _AT: LiteralString = """
     AND (expires_at IS NULL OR expires_at > coalesce(%(as_of)s, now()))
 """
 _COLUMNS: LiteralString = COLUMNS + "," + WOKEN
+_COLUMNS_THEN: LiteralString = COLUMNS + "," + WOKEN_THEN
 _FOUND: LiteralString = (
     "SELECT "
     + _COLUMNS
@@ -339,12 +365,12 @@ _FOUND: LiteralString = (
 )
 _FOUND_THEN: LiteralString = (
     "SELECT "
-    + _COLUMNS
+    + _COLUMNS_THEN
     + " FROM memos.cube_version WHERE id = %(id)s AND superseded_at > %(as_of)s AND "
     + INSIDE
     + _AT
     + " AND "
-    + MAY_READ
+    + MAY_READ_VERSION
     + " AND "
     + STOOD
 )
@@ -367,12 +393,7 @@ _GET: LiteralString = (
         WHERE %(log)s AND %(as_of)s::timestamptz IS NULL AND woken IS NULL
         ON CONFLICT DO NOTHING
     )
-    SELECT found.*, usage.*
-    FROM found, LATERAL (
-        SELECT count(*) AS reads, max(at) AS last_read_at FROM memos.event
-        WHERE event.tenant = found.tenant AND cube_ids @> ARRAY[found.id]
-            AND event.kind IN ('read', 'searched')
-    ) AS usage
+    SELECT found.*, usage.* FROM found, memos.uses(%(tenant)s, found.id) AS usage
     """
 )
 
@@ -383,7 +404,7 @@ def get(
     """Read a cube as it stands, or stood at ``as_of``, with its usage; an event records it."""
     return Statement(
         sql=_GET,
-        parameters=scope.parameters(id=cube, as_of=as_of, log=log),
+        parameters=scope.reading(id=cube, as_of=as_of, log=log),
         read=_with_usage,
     )
 
@@ -422,7 +443,7 @@ def current(scope: Scope, cubes: Sequence[UUID]) -> Statement[dict[UUID, Current
     """Read the current versions of cubes for a change to them; no event."""
     return Statement(
         sql=_CURRENT,
-        parameters=scope.parameters(ids=list(cubes), as_of=None),
+        parameters=scope.reading(ids=list(cubes), as_of=None),
         read=lambda rows: {
             row["id"]: Current(cube=cube_from(row), may_write=row["may_write"]) for row in rows
         },
@@ -445,20 +466,20 @@ def versions(scope: Scope, cubes: Sequence[UUID]) -> Statement[dict[UUID, int]]:
     """Read at which versions cubes stand; those that are gone are left out."""
     return Statement(
         sql=_VERSIONS,
-        parameters=scope.parameters(ids=list(cubes)),
+        parameters=scope.reading(ids=list(cubes)),
         read=lambda rows: {row["id"]: row["version"] for row in rows},
     )
 
 
 _HISTORY: LiteralString = (
     "WITH found AS (SELECT "
-    + _COLUMNS
+    + _COLUMNS_THEN
     + " FROM memos.cube_version WHERE id = %(id)s AND "
     + INSIDE
     + " AND "
-    + MAY_READ
+    + MAY_READ_VERSION
     + " AND "
-    + STOOD
+    + MADE_OF_READABLE
     + " UNION ALL SELECT "
     + _COLUMNS
     + " FROM memos.cube WHERE id = %(id)s AND "
@@ -466,7 +487,7 @@ _HISTORY: LiteralString = (
     + " AND "
     + MAY_READ
     + " AND "
-    + STOOD
+    + MADE_OF_READABLE
     + """
     ), logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
@@ -488,6 +509,6 @@ def history(scope: Scope, cube: UUID, *, log: bool) -> Statement[list[MemCube]]:
     """Read every version of a cube, the oldest first; none where there is no such cube."""
     return Statement(
         sql=_HISTORY,
-        parameters=scope.parameters(id=cube, as_of=None, log=log),
+        parameters=scope.reading(id=cube, as_of=None, log=log),
         read=cubes_from,
     )

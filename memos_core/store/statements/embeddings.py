@@ -79,7 +79,7 @@ _LOCK: LiteralString = "SELECT memos.lock_against_writers()"
 
 def lock() -> Statement[None]:
     """Make every writer wait until the transaction ends; readers go on."""
-    return Statement(sql=_LOCK, parameters={}, read=ignored)
+    return Statement(sql=_LOCK, parameters={}, read=ignored, every_tenant=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +115,7 @@ def missing(
             "version": after and after.version,
         },
         read=lambda rows: [Text(**row) for row in rows],
+        every_tenant=True,
     )
 
 
@@ -124,12 +125,18 @@ def progress(model: Model) -> Statement[tuple[int, int]]:
         sql=_PROGRESS,
         parameters={"model": model.as_json()},
         read=lambda rows: (rows[0]["done"], rows[0]["every"]),
+        every_tenant=True,
     )
 
 
 def count() -> Statement[int]:
     """Count all versions of all cubes."""
-    return Statement(sql=_COUNT, parameters={}, read=lambda rows: int(rows[0]["every"]))
+    return Statement(
+        sql=_COUNT,
+        parameters={},
+        read=lambda rows: int(rows[0]["every"]),
+        every_tenant=True,
+    )
 
 
 # The lock makes a `forget` at work elsewhere wait for this, or this for it: no vector of a
@@ -163,6 +170,7 @@ def keep(model: Model, texts: Sequence[Text], embeddings: Vectors) -> Statement[
             "embeddings": HalfVectors(embeddings),
         },
         read=ignored,
+        every_tenant=True,
     )
 
 
@@ -171,4 +179,6 @@ _SWAP: LiteralString = "SELECT memos.swap_embeddings(%(model)s::jsonb)"
 
 def swap(model: Model) -> Statement[None]:
     """Put the vectors of ``model`` in place, under ``lock`` and once every version has one."""
-    return Statement(sql=_SWAP, parameters={"model": model.as_json()}, read=ignored)
+    return Statement(
+        sql=_SWAP, parameters={"model": model.as_json()}, read=ignored, every_tenant=True
+    )

@@ -11,16 +11,34 @@ from uuid import UUID
 from memos_core.hit import Event, Stats
 from memos_core.namespace import Namespace
 from memos_core.store.statement import Row, Statement, ignored
-from memos_core.store.statements.permission import MAY_READ, MAY_READ_MESSAGE, STANDS
+from memos_core.store.statements.permission import (
+    MADE_OF_READABLE,
+    MAY_READ,
+    MAY_READ_MESSAGE,
+    MAY_READ_VERSION,
+    STANDS,
+)
 from memos_core.store.statements.scope import INSIDE, Scope
 
 # Who asks by name sees what he did himself, and all that was done with a cube that is his.
-_EVENTS: LiteralString = (
-    "SELECT id, at, kind, namespace, caller, cube_ids, details FROM memos.event WHERE "
+# Of what others did with his cube, a caller learns who did what and when, and nothing of theirs.
+_SELECTED: LiteralString = """
+    SELECT
+        id, at, kind, namespace, caller,
+        CASE WHEN his THEN cube_ids ELSE ARRAY[%(cube)s::uuid] END AS cube_ids,
+        CASE WHEN his THEN details ELSE '{}' END AS details
+    FROM (
+        SELECT *, %(user)s::text IS NULL
+            OR coalesce(caller ->> 'user' = %(user)s::text, false) AS his
+        FROM """
+_OF_CUBE: LiteralString = "memos.events_of(%(tenant)s, %(cube)s::uuid)"
+# What a caller was refused is not for him: it would tell which ids there are.
+_SEEN: LiteralString = (
+    ") AS event WHERE "
     + INSIDE
     + """ AND (
-        %(user)s::text IS NULL OR caller ->> 'user' = %(user)s::text
-        OR %(cube)s::uuid IN (
+        %(user)s::text IS NULL OR his AND kind <> 'denied'
+        OR kind <> 'denied' AND %(cube)s::uuid IN (
             SELECT id FROM memos.cube
             WHERE cube.tenant = %(tenant)s AND owner = %(user)s::text AND id = %(cube)s::uuid
             UNION ALL
@@ -51,7 +69,6 @@ def events(
     """Read the log, the latest first unless ``oldest_first``."""
     given: list[tuple[object, LiteralString]] = [
         (kind, " AND kind = %(kind)s"),
-        (cube, " AND cube_ids @> ARRAY[%(cube)s::uuid]"),
         (by, " AND caller ->> 'user' = %(by)s"),
         (since, " AND at >= %(since)s"),
         (until, " AND at < %(until)s"),
@@ -59,7 +76,9 @@ def events(
         (after, " AND (at, id) > (%(after_at)s, %(after_id)s)"),
     ]
     return Statement(
-        sql=_EVENTS
+        sql=_SELECTED
+        + ("memos.event" if cube is None else _OF_CUBE)
+        + _SEEN
         + "".join([sql for value, sql in given if value is not None])
         + (_FIRST if oldest_first else _LATEST),
         parameters=scope.parameters(
@@ -152,16 +171,21 @@ _STATS: LiteralString = (
     + ") AS cubes, (SELECT count(*) FROM memos.cube_version WHERE "
     + INSIDE
     + " AND "
-    + MAY_READ
+    + MAY_READ_VERSION
+    + " AND "
+    + MADE_OF_READABLE
     + ") AS superseded, (SELECT count(*) FROM memos.message WHERE forgotten_at IS NULL AND "
     + INSIDE
     + " AND "
     + MAY_READ_MESSAGE
     + ") AS messages, (SELECT count(*) FROM memos.event WHERE "
     + INSIDE
-    + """ AND (%(user)s::text IS NULL OR caller ->> 'user' = %(user)s::text)) AS events, (
+    + """ AND (
+        %(user)s::text IS NULL OR caller ->> 'user' = %(user)s::text AND kind <> 'denied'
+    )) AS events, (
         SELECT cubes FROM memos.search_index
-        WHERE tenant = %(tenant)s AND namespace = %(namespace)s::text[] AND built_at IS NOT NULL
+        WHERE %(user)s::text IS NULL AND tenant = %(tenant)s
+            AND namespace = %(namespace)s::text[] AND built_at IS NOT NULL
     ) AS indexed, pg_database_size(current_database()) AS bytes,
     (SELECT value FROM memos.setting WHERE key = 'embedder') AS embedder"""
 )
@@ -169,7 +193,7 @@ _STATS: LiteralString = (
 
 def stats(scope: Scope) -> Statement[Stats]:
     """Count what a view holds."""
-    return Statement(sql=_STATS, parameters=scope.parameters(), read=_stats)
+    return Statement(sql=_STATS, parameters=scope.reading(), read=_stats)
 
 
 def _stats(rows: Sequence[Row]) -> Stats:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
 
-from memos_core.store.statements.permission import STANDS, STOOD, UNHEARD, UNHEARD_THEN
+from memos_core.store.statements.permission import STANDS, STOOD, unheard, unheard_then
 
 # Metadata conditions come as one value, so that no SQL is ever made of what a user wrote.
 _METADATA: LiteralString = """
@@ -40,8 +40,13 @@ _NOT_FROM: LiteralString = """
     ))
 """
 
-_SPEAKS: LiteralString = "(state IN ('generated', 'activated', 'frozen') OR " + UNHEARD + ")"
-_SPOKE: LiteralString = "(state IN ('generated', 'activated', 'frozen') OR " + UNHEARD_THEN + ")"
+# As it is shown: that it was read stands beside the cube.
+_STATE: LiteralString = """(CASE WHEN state = 'generated' THEN coalesce((
+        SELECT 'activated' FROM memos.activation
+        WHERE activation.tenant = %(tenant)s AND activation.cube = id
+            AND activation.at <= coalesce(%(as_of)s::timestamptz, now())
+    ), state) ELSE state END)"""
+_HEARD: LiteralString = "(state IN ('generated', 'activated', 'frozen') OR "
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,9 +86,11 @@ class Filters:
             moment = "%(valid_at)s::timestamptz"
         elif self.as_of is not None:
             moment = "%(as_of)s::timestamptz"
+        asked = None if self.any_time else moment
+        merged = unheard(asked) if self.as_of is None else unheard_then(asked)
         given: list[tuple[bool, LiteralString]] = [
-            (self.states is None, _SPEAKS if self.as_of is None else _SPOKE),
-            (self.states is not None, "state = ANY(%(states)s::text[])"),
+            (self.states is None, _HEARD + merged + ")"),
+            (self.states is not None, _STATE + " = ANY(%(states)s::text[])"),
             (True, STANDS if self.as_of is None else STOOD),
             (not self.any_time, "(valid_from IS NULL OR valid_from <= " + moment + ")"),
             (not self.any_time, "(valid_to IS NULL OR valid_to > " + moment + ")"),

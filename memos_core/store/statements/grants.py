@@ -13,10 +13,12 @@ from memos_core.governance import Grant, Right
 from memos_core.namespace import Namespace
 from memos_core.store.statement import Row, Statement
 from memos_core.store.statements.permission import (
-    MAY_DERIVE,
+    MAY_GRANT_DERIVE,
+    MAY_GRANT_READ,
+    MAY_GRANT_WRITE,
     MAY_READ,
     MAY_SHARE,
-    MAY_WRITE,
+    STANDS,
 )
 from memos_core.store.statements.scope import INSIDE, Scope
 
@@ -67,14 +69,18 @@ _GRANTED: LiteralString = """, replaced AS (
 _GRANT_CUBE: LiteralString = (
     "WITH there AS (SELECT namespace, NULL::text AS holder, "
     + MAY_SHARE
-    + " AND ('write' <> ALL(%(rights)s::text[]) OR "
-    + MAY_WRITE
+    + " AND ('read' <> ALL(%(rights)s::text[]) OR "
+    + MAY_GRANT_READ
+    + ") AND ('write' <> ALL(%(rights)s::text[]) OR "
+    + MAY_GRANT_WRITE
     + ") AND ('derive' <> ALL(%(rights)s::text[]) OR "
-    + MAY_DERIVE
+    + MAY_GRANT_DERIVE
     + ") AS may_grant FROM memos.cube WHERE id = %(cube)s AND "
     + INSIDE
     + " AND (expires_at IS NULL OR expires_at > now()) AND "
     + MAY_READ
+    + " AND "
+    + STANDS
     + "), allowed AS (SELECT namespace, holder FROM there WHERE may_grant)"
     + _GRANTED
     + """SELECT granted.*, there.may_grant FROM there LEFT JOIN granted ON true"""
@@ -86,7 +92,7 @@ _GRANT_PLACE: LiteralString = (
         SELECT
             %(namespace)s::text[] COLLATE "C" AS namespace,
             CASE WHEN NOT bool_and(EXISTS (
-                SELECT FROM unnest(memos.granted_places(%(tenant)s, %(caller)s::jsonb, needed))
+                SELECT FROM unnest(memos.lasting_places(%(tenant)s, %(caller)s::jsonb, needed))
                 WHERE holder_of IS NULL AND (label IS NULL OR label = %(tag)s)
                     AND path = (%(namespace)s::text[])[:cardinality(path)]
             )) THEN %(user)s::text END AS holder
@@ -130,10 +136,18 @@ def _who(target: Target) -> dict[str, object]:
 # Who gave a grant may take it, and so may the owner of its cube.
 _MAY_REVOKE: LiteralString = """ AND (
         %(user)s::text IS NULL OR granted_by = %(user)s::text
-        OR cube IN (SELECT id FROM memos.cube WHERE cube.tenant = %(tenant)s AND owner = %(user)s)
+        OR cube IN (
+            SELECT id FROM memos.cube WHERE cube.tenant = %(tenant)s AND owner = %(user)s
+            UNION ALL
+            SELECT id FROM memos.cube_version
+            WHERE cube_version.tenant = %(tenant)s AND owner = %(user)s AND state = 'expired'
+        )
     )"""
 _REVOKED: LiteralString = """
-        RETURNING *
+    ), revoked AS MATERIALIZED (
+        SELECT gone.* FROM memos.revoke(
+            %(tenant)s, ARRAY(SELECT id FROM wanted)
+        ) AS gone
     ), logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
         SELECT
@@ -147,15 +161,15 @@ _REVOKED: LiteralString = """
     SELECT * FROM revoked ORDER BY id
     """
 _REVOKE_ONE: LiteralString = (
-    "WITH revoked AS (DELETE FROM memos.permission WHERE id = %(id)s AND "
+    "WITH wanted AS (SELECT id FROM memos.permission WHERE id = %(id)s AND "
     + INSIDE
     + _MAY_REVOKE
     + _REVOKED
 )
 _REVOKE: LiteralString = (
     """
-    WITH revoked AS (
-        DELETE FROM memos.permission
+    WITH wanted AS (
+        SELECT id FROM memos.permission
         WHERE (cube, tag, to_user, to_role) IS NOT DISTINCT FROM (
             %(cube)s::uuid, %(tag)s::text, %(to_user)s::text, %(to_role)s::text
         ) AND (%(rights)s::text[] IS NULL OR rights && %(rights)s::text[]) AND """
@@ -181,14 +195,23 @@ def revoke(scope: Scope, target: Target, rights: Sequence[Right] | None) -> Stat
     )
 
 
+# A caller sees the grants that he gave, that are for him, and that are about what is his.
+MAY_SEE: LiteralString = """(
+        %(user)s::text IS NULL OR granted_by = %(user)s::text OR to_user = %(user)s::text
+        OR to_user IS NULL AND (to_role IS NULL OR %(caller)s::jsonb -> 'roles' ? to_role)
+        OR cube IN (
+            SELECT id FROM memos.cube WHERE cube.tenant = %(tenant)s AND owner = %(user)s
+            UNION ALL
+            SELECT id FROM memos.cube_version
+            WHERE cube_version.tenant = %(tenant)s AND owner = %(user)s AND state = 'expired'
+        )
+    )"""
 _LIST: LiteralString = (
     "SELECT * FROM memos.permission WHERE (expires_at IS NULL OR expires_at > now()) AND "
     + INSIDE
-    + """ AND (
-        %(user)s::text IS NULL OR granted_by = %(user)s::text OR to_user = %(user)s::text
-        OR to_user IS NULL AND (to_role IS NULL OR %(caller)s::jsonb -> 'roles' ? to_role)
-        OR cube IN (SELECT id FROM memos.cube WHERE cube.tenant = %(tenant)s AND owner = %(user)s)
-    ) ORDER BY granted_at, id LIMIT %(limit)s OFFSET %(offset)s"""
+    + " AND "
+    + MAY_SEE
+    + " ORDER BY granted_at, id LIMIT %(limit)s OFFSET %(offset)s"
 )
 
 

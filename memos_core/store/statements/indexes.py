@@ -100,4 +100,4 @@ def drop(scope: Scope, index: int) -> Statement[None]:
 
 def drop_all() -> Statement[None]:
     """Remove every index of the database: their vectors are another model's."""
-    return Statement(sql=_DROP_ALL, parameters={}, read=ignored)
+    return Statement(sql=_DROP_ALL, parameters={}, read=ignored, every_tenant=True)

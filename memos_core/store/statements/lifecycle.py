@@ -11,7 +11,11 @@ from memos_core.cube import MemCube, State
 from memos_core.lifecycle import before
 from memos_core.store.statement import Row, Statement
 from memos_core.store.statements.columns import COLUMNS, WOKEN, cube_from
-from memos_core.store.statements.permission import MAY_READ, MAY_WRITE
+from memos_core.store.statements.permission import (
+    MAY_READ,
+    MAY_WRITE,
+    STANDS,
+)
 from memos_core.store.statements.scope import INSIDE, Scope
 
 # All or nothing: where a cube is not there, may not be written, or is in a state from which there
@@ -24,20 +28,30 @@ _HELD: LiteralString = (
     + INSIDE
     + " AND "
     + MAY_READ
-    + """
+    + " AND (%(user)s::text IS NULL OR "
+    + STANDS
+    + """)
         ORDER BY id FOR UPDATE
     ), permitted AS (
         SELECT id FROM held WHERE """
     + MAY_WRITE
     + """
     ), whole AS (
-        SELECT max(greatest(clock_timestamp(), recorded_at + interval '1 microsecond')) AS moment
+        SELECT max(greatest(
+            -- What is merged speaks until the moment at which its fusion was made, and no longer.
+            CASE WHEN %(to)s = 'merged' THEN now() ELSE clock_timestamp() END,
+            recorded_at + interval '1 microsecond'
+        )) AS moment
         FROM held
         HAVING count(*) = cardinality(%(ids)s::uuid[])
             AND count(*) = (SELECT count(*) FROM permitted)
             AND bool_and(state = ANY(%(before)s::text[]) OR state = %(to)s)
     ), moving AS (
-        SELECT held.* FROM held, whole WHERE state <> %(to)s
+        SELECT held.* FROM held, whole
+        WHERE state <> %(to)s AND NOT (state = 'generated' AND %(to)s = 'activated' AND id IN (
+            SELECT cube FROM memos.activation
+            WHERE activation.tenant = %(tenant)s AND cube = ANY(%(ids)s::uuid[])
+        ))
     )"""
 )
 _SUPERSEDED: LiteralString = """, superseded AS (

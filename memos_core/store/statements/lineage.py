@@ -10,12 +10,14 @@ from uuid import UUID
 from memos_core.cube import MemCube
 from memos_core.lineage import Edge, Lineage, Relation
 from memos_core.store.statement import Row, Statement, ignored
-from memos_core.store.statements.columns import COLUMNS, WOKEN, cube_from
+from memos_core.store.statements.columns import COLUMNS, SAID, WOKEN, cube_from
 from memos_core.store.statements.messages import message_from
 from memos_core.store.statements.permission import (
+    MADE_OF_READABLE,
     MAY_DERIVE,
     MAY_READ,
     MAY_READ_MESSAGE,
+    MAY_READ_VERSION,
     MAY_WRITE,
     STANDS,
 )
@@ -37,6 +39,16 @@ _LOCK: LiteralString = """
 def lock(scope: Scope, cubes: Sequence[UUID]) -> Statement[None]:
     """Hold cubes and all that they were made of against changes until the transaction ends."""
     return Statement(sql=_LOCK, parameters=scope.parameters(ids=list(cubes)), read=ignored)
+
+
+_LOCK_NAME: LiteralString = """
+    SELECT pg_advisory_xact_lock(hashtextextended('memos.bundle ' || %(id)s::text, 0))
+    """
+
+
+def lock_name(bundle: UUID) -> Statement[None]:
+    """Keep others from composing the same bundle until the transaction ends."""
+    return Statement(sql=_LOCK_NAME, parameters={"id": str(bundle)}, read=ignored)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +88,7 @@ def parents(scope: Scope, cubes: Sequence[UUID]) -> Statement[dict[UUID, Parent]
     """Read cubes of which something is to be made; those that do not stand are left out."""
     return Statement(
         sql=_PARENTS,
-        parameters=scope.parameters(ids=list(cubes), as_of=None),
+        parameters=scope.reading(ids=list(cubes), as_of=None),
         read=lambda rows: {
             row["id"]: Parent(
                 cube=cube_from(row),
@@ -186,11 +198,15 @@ def relate(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bundle:
-    """A bundle that is there, of what it was composed, and whether the caller may change it."""
+    """What is or last was under a bundle's id, and of what it was composed.
+
+    ``mine`` tells whether it is its owner's who composes now, ``stands`` whether it may be served.
+    """
 
     cube: MemCube
     members: list[UUID]
-    may_write: bool
+    mine: bool
+    stands: bool
 
 
 _BUNDLE: LiteralString = (
@@ -202,21 +218,37 @@ _BUNDLE: LiteralString = (
         SELECT parent FROM memos.lineage
         WHERE lineage.tenant = %(tenant)s AND child = id AND relation = 'composed'
         ORDER BY position
-    ) AS members, """
-    + MAY_WRITE
-    + " AS may_write FROM memos.cube WHERE id = %(id)s AND "
-    + INSIDE
+    ) AS members, owner IS NOT DISTINCT FROM %(owner)s::text AS mine, stands
+    FROM (
+        SELECT """
+    + COLUMNS
+    + ", derived AND "
+    + STANDS
+    + """ AS stands FROM memos.cube WHERE tenant = %(tenant)s AND id = %(id)s
+        UNION ALL
+        SELECT """
+    + COLUMNS
+    + """, false FROM memos.cube_version WHERE tenant = %(tenant)s AND id = %(id)s
+        ORDER BY version DESC LIMIT 1
+    ) AS bundle
+    """
 )
 
 
-def bundle(scope: Scope, cube: UUID) -> Statement[Bundle | None]:
-    """Read a bundle, even one that stands no more."""
-    return Statement(sql=_BUNDLE, parameters=scope.parameters(id=cube, as_of=None), read=_bundle)
+def bundle(scope: Scope, cube: UUID, owner: str | None) -> Statement[Bundle | None]:
+    """Read what is or last was under a bundle's id, whoever asks."""
+    return Statement(
+        sql=_BUNDLE,
+        parameters=scope.parameters(id=cube, owner=owner, as_of=None),
+        read=_bundle,
+    )
 
 
 def _bundle(rows: Sequence[Row]) -> Bundle | None:
     for row in rows:
-        return Bundle(cube=cube_from(row), members=row["members"], may_write=row["may_write"])
+        return Bundle(
+            cube=cube_from(row), members=row["members"], mine=row["mine"], stands=row["stands"]
+        )
     return None
 
 
@@ -235,34 +267,42 @@ _PROVENANCE: LiteralString = (
         SELECT child, parent, relation, parent_version, position
         FROM memos.lineage WHERE lineage.tenant = %(tenant)s AND parent = %(id)s::uuid
             AND relation IN ('contradicts', 'about')
+    ), wanted AS (
+        SELECT id FROM up UNION SELECT parent FROM edge UNION SELECT child FROM edge
     ), known AS (
         SELECT DISTINCT ON (id) * FROM (
             SELECT """
     + COLUMNS
     + ","
     + WOKEN
-    + """ FROM memos.cube WHERE tenant = %(tenant)s
-                AND (id IN (SELECT id FROM up) OR id IN (SELECT parent FROM edge)
-                    OR id IN (SELECT child FROM edge))
+    + """ FROM memos.cube WHERE id IN (SELECT wanted.id FROM wanted) AND """
+    + INSIDE
+    + " AND "
+    + MAY_READ
+    + " AND "
+    + MADE_OF_READABLE
+    + """
             UNION ALL
             SELECT """
     + COLUMNS
     + ","
     + WOKEN
-    + """ FROM memos.cube_version WHERE tenant = %(tenant)s
-                AND (id IN (SELECT id FROM up) OR id IN (SELECT parent FROM edge)
-                    OR id IN (SELECT child FROM edge))
-        ) AS every
-        WHERE """
-    + MAY_READ
+    + """ FROM memos.cube_version WHERE id IN (SELECT wanted.id FROM wanted) AND """
+    + INSIDE
+    + " AND "
+    + MAY_READ_VERSION
+    + " AND "
+    + MADE_OF_READABLE
     + """
+        ) AS every
         ORDER BY id, version DESC
     ), said AS (
-        SELECT message.* FROM known CROSS JOIN LATERAL (
+        SELECT message.* FROM known CROSS JOIN LATERAL """
+    + SAID
+    + """ AS turn CROSS JOIN LATERAL (
             SELECT * FROM memos.message
-            WHERE message.tenant = %(tenant)s AND message.namespace = known.namespace
-                AND message.session = coalesce(known.provenance ->> 'session', '')
-                AND message.id = ANY(known.message_ids) AND """
+            WHERE message.tenant = %(tenant)s AND message.trail = memos.trail(known.namespace)
+                AND message.session = said_in AND message.id = said_as AND """
     + MAY_READ_MESSAGE
     + """
             OFFSET 0
@@ -285,15 +325,6 @@ _PROVENANCE: LiteralString = (
         ) AS messages,
         cube.*
     FROM known AS cube
-    WHERE EXISTS (
-        SELECT FROM memos.cube WHERE id = %(id)s AND """
-    + INSIDE
-    + """
-        UNION ALL
-        SELECT FROM memos.cube_version WHERE id = %(id)s AND """
-    + INSIDE
-    + """
-    )
     """
 )
 
@@ -302,7 +333,7 @@ def provenance(scope: Scope, cube: UUID) -> Statement[Lineage | None]:
     """Read what a cube was made of, to the messages; None where there is no such cube."""
     return Statement(
         sql=_PROVENANCE,
-        parameters=scope.parameters(id=cube, as_of=None),
+        parameters=scope.reading(id=cube, as_of=None),
         read=lambda rows: _lineage(rows, cube),
     )
 

@@ -83,8 +83,9 @@ _LOG: LiteralString = (
     UNION ALL
     SELECT known.* FROM sent CROSS JOIN LATERAL (
         SELECT * FROM memos.message
-        WHERE tenant = %(tenant)s AND namespace = %(namespace)s::text[]
+        WHERE tenant = %(tenant)s AND trail = %(trail)s::text
             AND session = sent.session AND id = sent.id AND due_at IS NOT NULL
+            AND (%(user)s::text IS NULL OR created_by = %(user)s::text)
         OFFSET 0
     ) AS known
     ORDER BY position
@@ -129,7 +130,8 @@ def _record(message: Message, *, readable: bool) -> dict[str, object]:
 _OVERDUE: LiteralString = """
     WITH due AS (
         SELECT session, id FROM memos.message
-        WHERE due_at < now() AND tenant = %(tenant)s AND namespace = %(namespace)s::text[]
+        WHERE due_at < now() AND tenant = %(tenant)s AND trail = %(trail)s::text
+            AND (%(user)s::text IS NULL OR created_by = %(user)s::text)
         ORDER BY due_at
         LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED
@@ -138,7 +140,7 @@ _OVERDUE: LiteralString = """
         attempts = attempts + 1,
         due_at = now() + interval '1 minute' * 2 ^ least(attempts + 1, 10)
     WHERE (session, id) IN (SELECT session, id FROM due) AND due_at < now()
-        AND tenant = %(tenant)s AND namespace = %(namespace)s::text[]
+        AND tenant = %(tenant)s AND trail = %(trail)s::text
     RETURNING *
     """
 
@@ -160,20 +162,26 @@ def overdue(scope: Scope, *, limit: int) -> Statement[list[Message]]:
 _SPEAKERS: LiteralString = (
     """
     WITH RECURSIVE speaker AS (
-        (SELECT namespace, name FROM memos.message WHERE name IS NOT NULL AND """
+        (SELECT trail, name FROM memos.message WHERE name IS NOT NULL AND """
     + INSIDE
-    + """ ORDER BY namespace, name LIMIT 1)
+    + " AND "
+    + MAY_READ_MESSAGE
+    + """ ORDER BY trail, name LIMIT 1)
         UNION ALL
-        SELECT next.namespace, next.name FROM speaker
+        SELECT next.trail, next.name FROM speaker
         CROSS JOIN LATERAL (
-            (SELECT namespace, name FROM memos.message
-             WHERE tenant = %(tenant)s AND namespace = speaker.namespace AND name > speaker.name
+            (SELECT trail, name FROM memos.message
+             WHERE tenant = %(tenant)s AND trail = speaker.trail AND name > speaker.name AND """
+    + MAY_READ_MESSAGE
+    + """
              ORDER BY name LIMIT 1)
             UNION ALL
-            (SELECT namespace, name FROM memos.message
+            (SELECT trail, name FROM memos.message
              WHERE name IS NOT NULL AND tenant = %(tenant)s
-                AND namespace > speaker.namespace AND namespace < %(after)s::text[]
-             ORDER BY namespace, name LIMIT 1)
+                AND trail > speaker.trail AND trail < %(past)s::text AND """
+    + MAY_READ_MESSAGE
+    + """
+             ORDER BY trail, name LIMIT 1)
             LIMIT 1
         ) AS next
     )
@@ -183,7 +191,10 @@ _SPEAKERS: LiteralString = (
 
 
 def speakers(scope: Scope, *, steps: int) -> Statement[frozenset[str]]:
-    """Read who speaks in a view; each of its namespaces costs a step for each name."""
+    """Read who speaks in a view, in turns that the caller may read.
+
+    Each of its namespaces costs a step for each name.
+    """
     return Statement(
         sql=_SPEAKERS,
         parameters=scope.parameters(steps=steps),
@@ -196,7 +207,7 @@ _MESSAGES: LiteralString = (
     SELECT * FROM (
         SELECT * FROM memos.message
         WHERE (%(retired)s OR retired_at IS NULL) AND forgotten_at IS NULL
-            AND tenant = %(tenant)s AND namespace = %(namespace)s::text[] AND """
+            AND tenant = %(tenant)s AND trail = %(trail)s::text AND """
     + MAY_READ_MESSAGE
 )
 _OF_SESSION: LiteralString = " AND session = %(session)s"
@@ -209,7 +220,7 @@ def messages(
     """Read the latest ``limit`` messages, the oldest of them first."""
     return Statement(
         sql=_MESSAGES + ("" if session is None else _OF_SESSION) + _LATEST,
-        parameters=scope.parameters(session=session, limit=limit, retired=retired),
+        parameters=scope.reading(session=session, limit=limit, retired=retired),
         read=_messages,
     )
 
@@ -253,7 +264,7 @@ _RETIRE: LiteralString = (
     WITH retired AS (
         UPDATE memos.message SET retired_at = now()
         WHERE session = %(session)s AND retired_at IS NULL
-            AND tenant = %(tenant)s AND namespace = %(namespace)s::text[] AND """
+            AND tenant = %(tenant)s AND trail = %(trail)s::text AND """
     + MAY_WRITE_MESSAGE
     + """
         RETURNING id

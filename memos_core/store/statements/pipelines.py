@@ -9,6 +9,7 @@ from uuid import UUID
 from memos_core.cube import MemCube
 from memos_core.store.statement import Row, Statement, ignored
 from memos_core.store.statements.columns import COLUMNS, WOKEN, cube_from
+from memos_core.store.statements.permission import MAY_READ, STANDS
 from memos_core.store.statements.scope import Scope
 
 # A read makes the commit of its transaction lazy, which is not meant for what else is in it.
@@ -37,7 +38,11 @@ _TOUCHED: LiteralString = (
     + COLUMNS
     + ","
     + WOKEN
-    + """ FROM memos.cube WHERE cube.tenant = %(tenant)s AND cube.id = touched.id
+    + """ FROM memos.cube WHERE cube.tenant = %(tenant)s AND cube.id = touched.id AND """
+    + MAY_READ
+    + " AND "
+    + STANDS
+    + """
     ) AS now ON true
     ORDER BY touched.id
     """
@@ -47,17 +52,20 @@ _CUBES: LiteralString = (
     + COLUMNS
     + ","
     + WOKEN
-    + " FROM memos.cube WHERE cube.tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[])"
+    + " FROM memos.cube WHERE cube.tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[]) AND "
+    + MAY_READ
+    + " AND "
+    + STANDS
 )
 
 
 def touched(scope: Scope) -> Statement[dict[UUID, MemCube | None]]:
-    """Read the cubes of a tenant that this transaction changed; None for those that are gone."""
+    """Read the cubes of a tenant that this transaction changed; None for what is not to be had."""
     return Statement(sql=_TOUCHED, parameters=scope.parameters(as_of=None), read=_by_id)
 
 
 def cubes(scope: Scope, ids: Sequence[UUID]) -> Statement[dict[UUID, MemCube | None]]:
-    """Read cubes as they stand, whoever asks."""
+    """Read those of some cubes that stand and that the caller may read."""
     return Statement(
         sql=_CUBES, parameters=scope.parameters(ids=list(ids), as_of=None), read=_by_id
     )

@@ -8,10 +8,11 @@ from typing import LiteralString
 
 from memos_core.governance import Caller
 from memos_core.namespace import Namespace
+from memos_core.store.statement import AskedTenant, Asker, Tenant
 
-# The rows of a view: those of its path and all below it (Namespace.after explains the range).
+# The rows of a view: those of its path and all below it (Namespace.past explains the range).
 INSIDE: LiteralString = """
-    tenant = %(tenant)s AND namespace >= %(namespace)s::text[] AND namespace < %(after)s::text[]
+    tenant = %(tenant)s AND trail >= %(trail)s::text AND trail < %(past)s::text
 """
 
 # A read's event may be lost in a crash, so a read need not wait for the disk. A setting made inside
@@ -29,15 +30,26 @@ class Scope:
     def parameters(self, **others: object) -> dict[str, object]:
         """Return the shared parameters joined with a statement's own."""
         return {
-            "tenant": self.namespace.tenant,
+            "tenant": Tenant(self.namespace.tenant),
             "namespace": list(self.namespace),
             "after": self.namespace.after,
+            "trail": self.namespace.trail,
+            "past": self.namespace.past,
             "caller": self._caller(),
             "user": self.caller.user if self.caller else None,
             **others,
         }
 
-    def _caller(self) -> str | None:
+    def reading(self, **others: object) -> dict[str, object]:
+        """Return the same for a statement that reads what the caller may, and no more.
+
+        There the database holds it to that, too, where there is a wall (decision 0012).
+        """
+        if self.caller is None:
+            return self.parameters(**others)
+        return self.parameters(**others) | {"tenant": AskedTenant(self.namespace.tenant)}
+
+    def _caller(self) -> Asker | None:
         if self.caller is None:
             return None
         caller = {
@@ -45,4 +57,4 @@ class Scope:
             "roles": self.caller.roles,
             "context": dict(self.caller.context),
         }
-        return json.dumps(caller)
+        return Asker(json.dumps(caller))

@@ -15,10 +15,16 @@ from memos_core.question import Terms
 from memos_core.settings import Weights
 from memos_core.store.statement import Row, Statement
 from memos_core.store.statements import candidates, ranking
-from memos_core.store.statements.columns import COLUMNS, SEARCHED, WOKEN, cube_from
+from memos_core.store.statements.columns import COLUMNS, SAID, SEARCHED, WOKEN, cube_from
 from memos_core.store.statements.filters import Filters
 from memos_core.store.statements.messages import message_from
-from memos_core.store.statements.permission import MAY_READ, MAY_READ_MESSAGE
+from memos_core.store.statements.permission import (
+    MAY_READ,
+    MAY_READ_MESSAGE,
+    MAY_READ_VERSION,
+    STANDS,
+    STOOD,
+)
 from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, Scope
 
 
@@ -55,6 +61,7 @@ class Found:
     enough: bool = True
 
 
+_AND: LiteralString = " AND "
 _LIVE: LiteralString = " (expires_at IS NULL OR expires_at > now()) AND "
 _KNOWN: LiteralString = (
     " recorded_at <= %(as_of)s AND (expires_at IS NULL OR expires_at > %(as_of)s) AND "
@@ -102,21 +109,22 @@ _CONTEXT: LiteralString = (
     """(
         SELECT jsonb_agg(to_jsonb(turn) ORDER BY turn.position)
         FROM (
-            SELECT near.* FROM memos.message AS source
+            SELECT DISTINCT ON (near.position) near.* FROM """
+    + SAID
+    + """ AS said JOIN memos.message AS source ON source.tenant = %(tenant)s
+                AND source.trail = memos.trail(cube.namespace) AND source.session = said.said_in
+                AND source.id = said.said_as
             CROSS JOIN LATERAL (
                 (SELECT * FROM memos.message AS before
-                 WHERE before.tenant = source.tenant AND before.namespace = source.namespace
+                 WHERE before.tenant = source.tenant AND before.trail = source.trail
                     AND before.session = source.session AND before.position <= source.position
                  ORDER BY before.position DESC LIMIT %(context)s + 1)
                 UNION
                 (SELECT * FROM memos.message AS after
-                 WHERE after.tenant = source.tenant AND after.namespace = source.namespace
+                 WHERE after.tenant = source.tenant AND after.trail = source.trail
                     AND after.session = source.session AND after.position > source.position
                  ORDER BY after.position LIMIT %(context)s)
             ) AS near
-            WHERE source.tenant = %(tenant)s
-                AND source.namespace = cube.namespace AND source.id = ANY(cube.message_ids)
-                AND source.session = coalesce(cube.provenance ->> 'session', '')
         ) AS turn
         WHERE turn.forgotten_at IS NULL
             AND turn.recorded_at <= coalesce(%(as_of)s::timestamptz, 'infinity')
@@ -128,7 +136,7 @@ _CONTEXT: LiteralString = (
 
 def search(scope: Scope, query: Query) -> Statement[Found]:
     """Find the best cubes for a question."""
-    parameters = scope.parameters(
+    parameters = scope.reading(
         k=query.k,
         offset=query.offset,
         min_score=query.min_score,
@@ -270,14 +278,27 @@ def _likely(query: Query, terms: Terms) -> LiteralString:
 
 
 def _memory(query: Query) -> LiteralString:
-    inside: LiteralString = INSIDE + (" AND " + MAY_READ if query.governed else "")
     if query.filters.as_of is None:
-        return _FROM_NOW + _LIVE + inside
-    return _FROM_NOW + _KNOWN + inside + " UNION ALL " + _FROM_THEN + _SUPERSEDED + _KNOWN + inside
+        return _FROM_NOW + _live(query) + INSIDE
+    now: LiteralString = _AND + MAY_READ + _AND + STOOD if query.governed else ""
+    then: LiteralString = _AND + MAY_READ_VERSION + _AND + STOOD if query.governed else ""
+    return (
+        _FROM_NOW
+        + _KNOWN
+        + INSIDE
+        + now
+        + " UNION ALL "
+        + _FROM_THEN
+        + _SUPERSEDED
+        + _KNOWN
+        + INSIDE
+        + then
+    )
 
 
 def _live(query: Query) -> LiteralString:
-    return _LIVE + (MAY_READ + " AND " if query.governed else "")
+    """Return the condition of rows that are looked at: what may not be read has no say in ranks."""
+    return _LIVE + (MAY_READ + _AND + STANDS + _AND if query.governed else "")
 
 
 def _ranked(query: Query, terms: Terms, passes: LiteralString) -> LiteralString:

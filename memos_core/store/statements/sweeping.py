@@ -10,7 +10,10 @@ from uuid import UUID
 
 from memos_core.retention import Retention
 from memos_core.store.statement import Row, Statement
-from memos_core.store.statements.permission import MAY_WRITE
+from memos_core.store.statements.permission import (
+    MAY_READ,
+    MAY_WRITE,
+)
 from memos_core.store.statements.scope import INSIDE, Scope
 
 
@@ -33,6 +36,8 @@ _LOOKED: LiteralString = (
     + " AND "
     + MAY_WRITE
     + " AND "
+    + MAY_READ
+    + " AND "
 )
 _BATCH: LiteralString = """
         ORDER BY id LIMIT %(batch)s
@@ -51,9 +56,8 @@ _ALL: LiteralString = "due AS (SELECT tenant, id, version FROM looked), "
 _UNUSED: LiteralString = """due AS (
         SELECT looked.tenant, looked.id, version
         FROM looked CROSS JOIN LATERAL (
-            SELECT count(*) AS reads, greatest(max(at), looked.recorded_at) AS last FROM memos.event
-            WHERE event.tenant = %(tenant)s AND cube_ids @> ARRAY[looked.id]
-                AND event.kind IN ('read', 'searched')
+            SELECT reads, greatest(last_read_at, looked.recorded_at) AS last
+            FROM memos.uses(%(tenant)s, looked.id)
         ) AS usage
         WHERE last <= now() - %(idle)s::interval
             OR last <= now() - %(shortest)s::interval * (1 + reads + greatest(priority, 0))

@@ -1,0 +1,250 @@
+"""Writing an archive of a view."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from memos_core.archive import ArchiveWriter, Embeddings, Header, RecordKind
+from memos_core.archive.records import (
+    CUBES,
+    EVENTS,
+    GRANTS,
+    LINEAGE,
+    MESSAGES,
+    VERSIONS,
+)
+from memos_core.cube import State
+from memos_core.engine import Engine
+from memos_core.errors import NotPermitted
+from memos_core.hit import DumpReport
+from memos_core.kept import KeptCube
+from memos_core.store import binary
+from memos_core.store.statements import archive as kept
+from memos_core.store.statements import archive_cubes, embeddings
+from memos_core.store.statements.archive import Extent
+from memos_core.store.statements.archive_cubes import Versions
+from memos_core.view.exporting import Actions, Exporting
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from memos_core.store.snapshot import Snapshot
+
+BATCH = 1_000  # rows that are read and written at once
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What ``dump`` was asked for."""
+
+    path: str | os.PathLike[str]
+    events: bool
+    messages: bool
+    sensitive: Actions
+    watermark: str | None
+    licence: str | None
+    signing_key: Ed25519PrivateKey | None
+    overwrite: bool
+    report: Callable[[int, int], None]
+
+
+def dump(engine: Engine, extent: Extent, order: Order) -> DumpReport:
+    """Write an archive, and that it was written into the log.
+
+    Raises:
+        NotPermitted: something in it may not be exported.
+        ArchiveNotWritten: the file cannot be written.
+    """
+    with engine.snapshot() as snapshot:
+        exporting = Exporting(
+            extent.scope.namespace,
+            snapshot.run(kept.rules(extent)),
+            order.sensitive,
+            watermark=order.watermark,
+        )
+        if exporting.refuses:
+            _check(snapshot, extent, order, exporting)
+        return _Dumping(engine, extent, order, snapshot, exporting).write()
+
+
+def _check(snapshot: Snapshot, extent: Extent, order: Order, exporting: Exporting) -> None:
+    """Refuse before there is any file."""
+    for _, batch in _exported(snapshot, extent):
+        for cube in batch.cubes:
+            exporting.cube(cube)
+    if order.messages:
+        for messages in snapshot.batches(kept.messages(extent), rows=BATCH):
+            for message in messages:
+                exporting.message(message)
+    exporting.redacted = 0
+    if exporting.refused:
+        found = ", ".join(f"{kind} in {count}" for kind, count in exporting.refused.items())
+        raise NotPermitted(
+            f"nothing was exported, since records hold what may not be ({found} of them): redact "
+            "or allow it, or change the rules about export (set_rules)"
+        )
+
+
+def _exported(snapshot: Snapshot, extent: Extent) -> Iterator[tuple[RecordKind, Versions]]:
+    """Yield all cubes that stand, and then all versions of a history without gaps."""
+    for batch in snapshot.batches(archive_cubes.cubes(extent), rows=BATCH):
+        yield "cubes", batch
+    chain = _Chain()
+    for batch in snapshot.batches(archive_cubes.versions(extent), rows=BATCH):
+        yield "versions", chain.taken(batch)
+
+
+class _Chain:
+    """Takes the versions that are followed, without a gap, by the cube that is exported."""
+
+    def __init__(self) -> None:
+        self._cube: UUID | None = None
+        self._next = 0  # the version that was taken last, 0 after a gap
+
+    def taken(self, batch: Versions) -> Versions:
+        places = [place for place in range(len(batch.cubes)) if self._takes(batch, place)]
+        return batch if len(places) == len(batch.cubes) else batch.only(places)
+
+    def _takes(self, batch: Versions, place: int) -> bool:
+        cube, standing = batch.cubes[place], batch.standing[place]
+        if cube.id != self._cube:
+            ended = cube.version + 1 if batch.ended[place] else 0
+            self._cube, self._next = cube.id, ended if standing is None else standing
+        self._next = cube.version if self._next == cube.version + 1 else 0
+        return self._next > 0
+
+
+class _Dumping:
+    """One archive in the making."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        extent: Extent,
+        order: Order,
+        snapshot: Snapshot,
+        exporting: Exporting,
+    ) -> None:
+        self._engine = engine
+        self._extent = extent
+        self._order = order
+        self._snapshot = snapshot
+        self._exporting = exporting
+        self._now = snapshot.run(embeddings.moment())
+        self._model = snapshot.run(embeddings.stored())
+        self._counts: dict[RecordKind, int] = dict.fromkeys(self._kinds(), 0)
+        sizes = snapshot.run(kept.sizes(extent))
+        self._sizes = {kind: size for kind, size in sizes.items() if kind in self._counts}
+        self._done = 0
+
+    def write(self) -> DumpReport:
+        path = Path(os.path.realpath(self._order.path))
+        placed = False
+        try:
+            with ExitStack() as last:
+                with self._writer() as archive:
+                    self._write_all(archive)
+                    # Committed once the file is in place, and undone where it could not be put.
+                    transaction = last.enter_context(self._engine.long_transaction())
+                    transaction.run(kept.logged(self._extent.scope, "exported", {**self._counts}))
+                placed = True
+        except BaseException:
+            if placed:
+                path.unlink(missing_ok=True)
+            raise
+        return DumpReport(
+            path=path,
+            bytes=path.stat().st_size,
+            redacted=self._exporting.redacted,
+            **{kind: self._counts.get(kind, 0) for kind in _COUNTED},
+        )
+
+    def _kinds(self) -> tuple[RecordKind, ...]:
+        wanted: dict[RecordKind, bool] = {
+            "cubes": True,
+            "versions": True,  # also without history: a frozen cube needs the one before
+            "messages": self._order.messages,
+            "lineage": True,
+            "grants": True,
+            "events": self._order.events,
+        }
+        return tuple(kind for kind, asked in wanted.items() if asked)
+
+    def _writer(self) -> ArchiveWriter:
+        order, caller = self._order, self._extent.scope.caller
+        header = Header(
+            namespace=self._extent.scope.namespace,
+            contents=self._kinds(),
+            exported_at=self._now,
+            exported_by=caller.user if caller else None,
+            embedder=self._model,
+            watermark=order.watermark,
+            licence=order.licence,
+        )
+        return ArchiveWriter(
+            order.path, header, signing_key=order.signing_key, overwrite=order.overwrite
+        )
+
+    def _write_all(self, archive: ArchiveWriter) -> None:
+        extent, exporting, order = self._extent, self._exporting, self._order
+        for kind, batch in _exported(self._snapshot, extent):
+            self._write_versions(archive, kind, batch)
+        if order.messages:
+            for messages in self._snapshot.batches(kept.messages(extent), rows=BATCH):
+                self._write(
+                    archive,
+                    "messages",
+                    [MESSAGES.record(exporting.message(one)) for one in messages],
+                )
+        for grants in self._snapshot.batches(kept.grants(extent), rows=BATCH):
+            self._write(archive, "grants", list(map(GRANTS.record, grants)))
+        if order.events:
+            for events in self._snapshot.batches(kept.events(extent), rows=BATCH):
+                self._write(archive, "events", list(map(EVENTS.record, events)))
+        order.report(self._done, self._done)
+
+    def _write_versions(self, archive: ArchiveWriter, kind: RecordKind, batch: Versions) -> None:
+        """Write versions with their vectors, and what those that are a cube's last were made of."""
+        if not batch.cubes:
+            return
+        records = CUBES if kind == "cubes" else VERSIONS
+        cubes = list(map(self._exporting.cube, batch.cubes))
+        rows = self._vectors(batch, cubes)
+        self._write(archive, kind, list(map(records.record, cubes)), rows)
+        last = [cube.id for cube in cubes if kind == "cubes" or cube.state is State.EXPIRED]
+        if last:
+            edges = self._snapshot.run(archive_cubes.edges(self._extent, last))
+            self._write(archive, "lineage", list(map(LINEAGE.record, edges)))
+
+    def _vectors(self, batch: Versions, cubes: Sequence[KeptCube]) -> Embeddings:
+        """Return vectors of the texts that are exported: one of another would tell much of it."""
+        assert self._model is not None  # noqa: S101 there are vectors
+        rows = binary.unpacked_halfvecs(batch.vectors, self._model.width)
+        pairs = zip(batch.cubes, cubes, strict=True)
+        changed = [place for place, (old, new) in enumerate(pairs) if old.text != new.text]
+        if changed:
+            rows = rows.copy()
+            rows[changed] = self._engine.vectors([cubes[place].text for place in changed])
+        return rows
+
+    def _write(
+        self,
+        archive: ArchiveWriter,
+        kind: RecordKind,
+        records: Sequence[Mapping[str, object]],
+        rows: Embeddings | None = None,
+    ) -> None:
+        archive.write(kind, records, embeddings=rows)
+        self._counts[kind] += len(records)
+        if kind in self._sizes:
+            self._done += len(records)
+            self._order.report(self._done, max(self._done, sum(self._sizes.values())))
+
+
+_COUNTED = ("cubes", "versions", "messages", "lineage", "grants", "events")
