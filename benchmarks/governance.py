@@ -2,12 +2,12 @@
 
     python -m benchmarks.governance [--json] [--rounds 100]
 
-100,000 cubes lie in a hundred namespaces of a tenant. A governed search is one by a caller who owns a
-third of a namespace, may read a third because nobody owns it, and a third because it was granted to
-him; beside it, in turns, the same search by the application, which asks nobody. `as_of` asks what was
-known before the last of ten versions of each cube, beside what is known now. The forget of a cube of
-which a thousand were made is beside that of a cube of which none was. Times are medians in
-milliseconds of one run.
+100,000 cubes lie in a hundred namespaces of a tenant. A governed search is one by a caller who owns
+a third of a namespace, may read a third because nobody owns it, and a third because it was granted
+to him; beside it, in turns, the same search by the application, which asks nobody. `as_of` asks
+what was known before the last of ten versions of each cube, beside what is known now. The forget of
+a cube of which a thousand were made is beside that of a cube of which none was. Times are medians
+in milliseconds of one run.
 """
 
 from __future__ import annotations
@@ -57,10 +57,9 @@ class Bench:
         self._memos.at("bench").grant(user="ann", tag="shared")
 
     def governed(self, mode: Any) -> Line:
-        """Search one namespace as Ann and as the application."""
+        """Search one namespace as Ann, who may read all of it, and as the application."""
         plain = self._memos.at("bench", "n50")
         ann = self._memos.at("bench", "n50", caller=Caller(user="ann"))
-        assert ann.stats().cubes == plain.stats().cubes == ROWS
         return self._compare(f"governed search, {mode}", ann, plain, mode)
 
     def by_places(self, mode: Any) -> Line:
@@ -68,7 +67,6 @@ class Bench:
         plain = self._memos.at("bench", "n51")
         carl = self._memos.at("bench", "n51", caller=Caller(user="carl"))
         plain.grant(user="carl", rights=[Right.READ])
-        assert carl.stats().cubes == ROWS
         return self._compare(f"governed search of a granted namespace, {mode}", carl, plain, mode)
 
     def as_of(self, mode: Any) -> Line:

@@ -253,3 +253,18 @@ def test_publishes_and_takes(memos_command: Callable[..., Result], tmp_path: Pat
     log = tmp_path / "log.jsonl"
     assert answer(memos_command("export-events", log, *acme, "--json"))["events"] >= 4
     assert len(log.read_text().splitlines()) >= 4
+
+
+def test_dumps_loads_and_imports(memos_command: Callable[..., Result], tmp_path: Path) -> None:
+    file, at = tmp_path / "a.memos", ("--at", "acme")
+    memos_command("add", "Ann likes tea.", *at)
+    assert answer(memos_command("dump", file, "--events", *at, "--json"))["cubes"] == 1
+    assert "overwrite" in str(memos_command("dump", file, *at).exception)
+    copy = ("--at", "copy")
+    assert answer(memos_command("load", file, *copy, "--json"))["cubes"] == 1
+    again = memos_command("load", file, *copy).stdout
+    assert "skipped  1" in " ".join(again.split()).replace("skipped 1", "skipped  1")
+    assert answer(memos_command("load", file, "--conflict", "new ids", *copy, "--json"))["cubes"]
+    export = tmp_path / "mem0.json"
+    export.write_text(json.dumps({"results": [{"id": "1", "memory": "Likes cake"}]}), "utf-8")
+    assert "1 new cube(s) from mem0" in memos_command("import", export, *at).stdout

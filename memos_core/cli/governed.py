@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Group
@@ -22,8 +22,12 @@ from memos_core.cli.options import (
     app,
     json_object,
     opened,
+    progress,
+    view_of,
 )
+from memos_core.cli.plain import plain
 from memos_core.errors import InvalidInput
+from memos_core.memos import MemOS
 from memos_core.retention import Retention
 from memos_core.rules import Rules
 
@@ -357,3 +361,69 @@ def export_events(
     with opened(database, at, "exporting") as view:
         count = view.export_events(file, since=since, until=until, overwrite=overwrite)
     answer({"events": count}, Text(f"{count:,} events written to {file}"), raw=raw)
+
+
+# --- archives -------------------------------------------------------------------------------------
+
+
+@app.command()
+def dump(
+    file: Annotated[Path, typer.Argument(help="A file to write.")],
+    events: Annotated[bool, typer.Option("--events", help="With the audit log.")] = False,
+    watermark: Annotated[str | None, typer.Option(help="A mark of each cube.")] = None,
+    licence: Annotated[str | None, typer.Option(help="The licence of the file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Even if it is there.")] = False,
+    database: Database = None,
+    at: At = None,
+    raw: AsJson = False,
+) -> None:
+    """Write a namespace to one file: cubes, histories, messages, lineage, grants, vectors."""
+    with progress() as bar, MemOS.open(database) as memos:
+        task = bar.add_task("dumping", total=None)
+        report = view_of(memos, at).dump(
+            file,
+            events=events,
+            watermark=watermark,
+            licence=licence,
+            overwrite=overwrite,
+            report=lambda done, every: bar.update(task, completed=done, total=every),
+        )
+    answer(report, show.fields(plain(report)), raw=raw)
+
+
+@app.command()
+def load(
+    file: Annotated[Path, typer.Argument(help="A file that dump wrote.")],
+    conflict: Annotated[
+        Literal["skip", "replace", "new ids"], typer.Option(help="Of what is there already.")
+    ] = "skip",
+    database: Database = None,
+    at: At = None,
+    raw: AsJson = False,
+) -> None:
+    """Bring a dumped file into a namespace; an interrupted load goes on where it stopped."""
+    with progress() as bar, MemOS.open(database) as memos:
+        task = bar.add_task("loading", total=None)
+        report = view_of(memos, at).load(
+            file,
+            conflict=conflict,
+            report=lambda done, every: bar.update(task, completed=done, total=every),
+        )
+    answer(report, show.fields(plain(report)), raw=raw)
+
+
+@app.command(name="import")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="What another memory layer wrote.")],
+    format: Annotated[
+        str | None, typer.Option(help="langgraph, mem0 or llamaindex. [default: recognised]")
+    ] = None,
+    database: Database = None,
+    at: At = None,
+    raw: AsJson = False,
+) -> None:
+    """Take over a dump of LangGraph's store, an export of mem0, a chat store of LlamaIndex."""
+    with opened(database, at, "importing") as view:
+        report = view.import_file(file, format=format)
+    words = f"{len(report.cubes)} new cube(s) from {report.format}, {report.skipped} skipped"
+    answer(report, Text(words), raw=raw)
