@@ -14,8 +14,8 @@ CREATE UNLOGGED TABLE memos.staged_part (
 );
 
 -- The cubes in them: the id that each had, and the one it gets. One that was `known` is stored under
--- its id already, and nothing is to be made of it. What becomes of it is decided at the end: 'new',
--- 'replacing', 'skipped', or 'left out'.
+-- its id already, and nothing is to be made of it. What becomes of it is decided at the end: it is
+-- loaded (NULL), 'replacing', 'skipped', or 'left out'.
 CREATE UNLOGGED TABLE memos.staged_id (
     tenant text COLLATE "C" NOT NULL,
     archive text COLLATE "C" NOT NULL,

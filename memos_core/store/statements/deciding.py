@@ -95,7 +95,6 @@ _STALE: LiteralString = (
     WHERE fate IS NULL AND id IN (SELECT id FROM stale) AND """
     + MINE
 )
-_NEW: LiteralString = "UPDATE memos.staged_id SET fate = 'new' WHERE fate IS NULL AND " + MINE
 
 
 def decide(loading: Loading, *, stored: str | None) -> list[Statement[int]]:
@@ -105,7 +104,7 @@ def decide(loading: Loading, *, stored: str | None) -> list[Statement[int]]:
     the archive's have new ones.
     """
     first = [] if stored is None else [counted(_STORED, loading, fate=stored)]
-    return [*first, *(counted(sql, loading) for sql in (_FORGOTTEN, _STALE, _NEW))]
+    return [*first, *(counted(sql, loading) for sql in (_FORGOTTEN, _STALE))]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +120,7 @@ class Fates:
 _FATES: LiteralString = (
     """
     SELECT
-        count(*) FILTER (WHERE fate = 'new') AS new,
+        count(*) FILTER (WHERE fate IS NULL) AS new,
         count(*) FILTER (WHERE fate = 'replacing') AS replaced,
         count(*) FILTER (WHERE fate = 'skipped') AS skipped,
         count(*) FILTER (WHERE fate = 'left out') AS left_out

@@ -13,7 +13,7 @@ from memos_core.store.statements.columns import COLUMNS, SAID, SEARCHED
 from memos_core.store.statements.staging import MADE_OF, MINE, Loading, counted
 
 _LOADED: LiteralString = (
-    "(SELECT id FROM memos.staged_id WHERE " + MINE + " AND fate IN ('new', 'replacing'))"
+    "(SELECT id FROM memos.staged_id WHERE " + MINE + " AND (fate IS NULL OR fate = 'replacing'))"
 )
 _MESSAGES: LiteralString = (
     """
