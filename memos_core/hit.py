@@ -61,9 +61,9 @@ class ForgetReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DumpReport:
-    """What ``dump`` wrote: the records of each kind, and how many of them redaction changed.
+    """What ``dump`` wrote, by kind, and how many records redaction changed.
 
-    ``bytes`` is the size of the file.
+    ``lineage`` counts steps and remarks, ``bytes`` is the size of the file.
     """
 
     path: Path

@@ -34,7 +34,7 @@ from memos_core import (
     StoreError,
     View,
 )
-from memos_core.archive import ArchiveReader, new_file
+from memos_core.archive import ArchiveReader
 from memos_core.store.statements import archive as statements
 from memos_core.view import dumping
 from memos_core.words import term
@@ -252,7 +252,7 @@ class TestRoundTrip:
         written = filled.view.dump(path, events=True)
         loaded = other.at("acme", "ann").load(path)
         assert other.at("acme", "ann").events(limit=1000)[1:] == log
-        for kind in ("cubes", "versions", "messages", "grants", "events"):
+        for kind in ("cubes", "versions", "messages", "lineage", "grants", "events"):
             assert getattr(loaded, kind) == getattr(written, kind) > 0
         assert (loaded.skipped, loaded.replaced, loaded.left_out, loaded.embedded) == (0, 0, 0, 0)
         same(before, told_to_all(other.at("acme", "ann"), filled.ids, filled.moments))
@@ -325,16 +325,18 @@ class TestRoundTrip:
         again = there.compose([filled.read], "nuts and trips")
         assert again.id == filled.bundle
 
-    def test_a_bundle_is_that_of_its_new_place(self, ann: View, memos: MemOS, path: Path) -> None:
-        parts_of = ann.add(["one", "two"])
-        bundle = ann.compose([one.id for one in parts_of], "kit")
+    @pytest.mark.parametrize("conflict", ["skip", "new ids"])
+    def test_a_bundle_is_that_of_its_new_place(
+        self, ann: View, memos: MemOS, path: Path, conflict: Any
+    ) -> None:
+        bundle = ann.compose([cube.id for cube in ann.add(["one", "two"])], "kit")
         ann.grant(user="bob", cube=bundle.id)
         ann.dump(path, events=True)
         there = memos.at("other")
-        there.load(path)
-        again = there.compose([parts_of[0].id], "kit")
+        there.load(path, conflict=conflict)
+        again = there.compose([there.add("three").id], "kit")
         assert again.id != bundle.id
-        assert [hit.text for hit in there.search("kit")].count("kit\none") == 1
+        assert {hit.text for hit in there.search("kit")} == {"kit\nthree", "one", "two", "three"}
         assert [one.cube for one in there.grants()] == [again.id]
         made = [one for one in there.events() if one.kind == "composed"]
         assert {one.cube_ids for one in made} == {(again.id,)}
@@ -745,16 +747,21 @@ class TestWhole:
         assert path.read_text() == "mine"
         assert [one.kind for one in ann.events()] == ["added"]
 
-    def test_a_full_disk(self, ann: View, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("at", ["members.ZipFile.writestr", "new_file.os.fsync"])
+    def test_a_full_disk(
+        self, ann: View, path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+    ) -> None:
         ann.add("one")
+        path.write_text("mine")
 
-        def full(_descriptor: int) -> None:
+        def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(new_file.os, "fsync", full)
+        monkeypatch.setattr(f"memos_core.archive.{at}", full)
         with pytest.raises(ArchiveNotWritten, match="No space left on device"):
-            ann.dump(path)
-        assert list(path.parent.iterdir()) == []
+            ann.dump(path, overwrite=True)
+        assert [one.name for one in path.parent.iterdir()] == [path.name]
+        assert path.read_text() == "mine"
         assert [one.kind for one in ann.events()] == ["added"]
 
     def test_where_nothing_can_be_written(self, ann: View, path: Path) -> None:

@@ -30,6 +30,7 @@ from memos_core import (
 )
 from memos_core.archive import ArchiveReader, ArchiveWriter, records
 from memos_core.archive.records import CUBES, EVENTS, GRANTS, LINEAGE, MESSAGES, VERSIONS
+from tests import archives
 from tests.support import WordEmbedder, everything_in, url
 from tests.test_archive_hostile import odd, places
 
@@ -322,6 +323,13 @@ def test_damaged_files_change_nothing(example: Example, tmp_path: Path) -> None:
             if not reads(path):
                 with pytest.raises(ArchiveInvalid):
                     example.memos.at("other").load(path)
+    assert everything_in(example.dsn) == example.before
+
+
+def test_an_archive_of_something_else_changes_nothing(example: Example, tmp_path: Path) -> None:
+    path = archives.write(tmp_path / "else.memos")
+    with pytest.raises(ArchiveInvalid, match="must be a UUID in lower-case hex digits, not 'c1'"):
+        example.memos.at("other").load(path)
     assert everything_in(example.dsn) == example.before
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import select
 import threading
 import time
@@ -33,8 +34,9 @@ Connection = psycopg.Connection[dict[str, Any]]
 
 _WRONG_MODEL = "ME001"  # raised by memos.embedded_by
 _OTHER_RULES = "ME002"  # raised by memos.ruled_by
-_RETRIES = 3  # of a transaction that collided with another: it was rolled back, nothing is lost
+_RETRIES = 10  # of a transaction that collided with another: it was rolled back, nothing is lost
 _LISTEN_SECONDS = 0.5  # between two looks at whether the store was closed
+_PAUSE_SECONDS = 0.005  # at most before the first retry, and more before each other
 _CANCEL_SECONDS = 0.2  # between two attempts to end a session's statement
 _COLLISION = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _NO_CONNECTION = (
@@ -239,9 +241,10 @@ class Store:
                 return [transaction.run(one) for one in (statement, *others)][-1]
 
         with translated(self.settings):
-            for _ in range(_RETRIES):
+            for tries in range(_RETRIES):
                 with contextlib.suppress(*_COLLISION):
                     return attempt()
+                pause(tries)
             return attempt()
 
     @contextmanager
@@ -472,6 +475,11 @@ def _check(connection: Connection) -> None:
 
 
 _POLL = hasattr(select, "poll")  # Windows has none
+
+
+def pause(tries: int) -> None:
+    """Wait before a transaction that collided is tried again, so that it does not collide again."""
+    time.sleep(random.uniform(0, _PAUSE_SECONDS * (tries + 1)))  # noqa: S311 it hides nothing
 
 
 @contextmanager

@@ -221,6 +221,7 @@ class _Dumping:
         if last:
             edges = self._snapshot.run(archive_cubes.edges(self._extent, last))
             self._write(archive, "lineage", list(map(LINEAGE.record, edges)))
+            self._counts["lineage"] -= sum(edge.relation is None for edge in edges)  # no steps
 
     def _vectors(self, batch: Versions, cubes: Sequence[KeptCube]) -> Embeddings:
         """Return vectors of the texts that are exported: one of another would tell much of it."""

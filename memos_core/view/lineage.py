@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import random
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -36,7 +38,8 @@ from memos_core.store.statements.lineage import Bundle, Parent
 from memos_core.view.bound import listed
 from memos_core.view.ruling import Ruling
 
-ATTEMPTS = 5  # to make something of cubes that others change meanwhile
+ATTEMPTS = 20  # to make something of cubes that others change meanwhile
+COLLISION_SECONDS = 0.02  # at most, before a transaction that collided is tried again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,6 +275,7 @@ class Composing(Ruling):
             except TransactionCollided:
                 if attempt == ATTEMPTS or self.engine.in_pipeline:
                     raise
+                time.sleep(random.uniform(0, COLLISION_SECONDS))  # noqa: S311 it hides nothing
                 continue
             if made is not None:
                 return made

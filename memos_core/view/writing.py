@@ -39,7 +39,7 @@ from memos_core.store.statements import changes, cubes, forgetting
 from memos_core.store.statements import messages as log
 from memos_core.view.ingesting import Ingesting
 
-ATTEMPTS = 5  # to forget all while others are at work on it
+ATTEMPTS = 20  # to forget all while others are at work on it
 
 
 class HeaderOptions(TypedDict, total=False):

@@ -28,7 +28,7 @@ from memos_core.store.statements.scope import INSIDE, Scope
 _LOCK: LiteralString = """
     WITH held AS (DELETE FROM memos.cube_version WHERE false)
     SELECT id FROM memos.cube
-    WHERE tenant = %(tenant)s AND (id = ANY(%(ids)s::uuid[]) OR id IN (
+    WHERE tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[] || ARRAY(
         SELECT source FROM memos.source
         WHERE source.tenant = %(tenant)s AND cube = ANY(%(ids)s::uuid[])
     ))

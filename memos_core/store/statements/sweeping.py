@@ -49,7 +49,7 @@ _HELD: LiteralString = """held AS (
 _LAPSED: LiteralString = "expires_at <= now() AND state <> 'frozen'"
 _FORSAKEN: LiteralString = "state = 'archived' AND recorded_at <= now() - %(archived)s::interval"
 _UNTOUCHED: LiteralString = (
-    "state IN ('generated', 'activated', 'merged') AND recorded_at <= now() - %(age)s::interval"
+    "state IN ('generated', 'activated') AND recorded_at <= now() - %(age)s::interval"
 )
 _ALL: LiteralString = "due AS (SELECT tenant, id, version FROM looked), "
 # How often and when a cube was used is asked of the log, for those alone that are old enough.
