@@ -6,6 +6,7 @@ import functools
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from uuid import UUID
@@ -38,8 +39,9 @@ from memos_core.store.statements.lineage import Bundle, Parent
 from memos_core.view.bound import listed
 from memos_core.view.ruling import Ruling
 
-ATTEMPTS = 20  # to make something of cubes that others change meanwhile
-COLLISION_SECONDS = 0.02  # at most, before a transaction that collided is tried again
+ATTEMPTS = 5  # to make something of cubes that others change meanwhile
+COLLISIONS = 20  # of a transaction with others, before it is given up
+COLLISION_SECONDS = 0.02  # at most, before it is tried again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -270,13 +272,7 @@ class Composing(Ruling):
             parents = self._parents(wanted)
             planned = plan([parents[cube].cube for cube in wanted])
             self._check(planned, parents)
-            try:
-                made = self._by_rules(functools.partial(self._stored, planned, parents))
-            except TransactionCollided:
-                if attempt == ATTEMPTS or self.engine.in_pipeline:
-                    raise
-                time.sleep(random.uniform(0, COLLISION_SECONDS))  # noqa: S311 it hides nothing
-                continue
+            made = self._stored_in_the_end(planned, parents)
             if made is not None:
                 return made
             if attempt == ATTEMPTS:
@@ -323,6 +319,15 @@ class Composing(Ruling):
         for cube, state in states.items():
             if state is not State.MERGED and State.MERGED not in NEXT[state]:
                 raise IllegalTransition(f"cannot fuse what is {state}: {cube}; activate it first")
+
+    def _stored_in_the_end(self, planned: _Plan, parents: Mapping[UUID, Parent]) -> MemCube | None:
+        """Store a plan, again where that collides with others; the plan stays as it is."""
+        store = functools.partial(self._stored, planned, parents)
+        for _ in range(0 if self.engine.in_pipeline else COLLISIONS):
+            with suppress(TransactionCollided):
+                return self._by_rules(store)
+            time.sleep(random.uniform(0, COLLISION_SECONDS))  # noqa: S311 it hides nothing
+        return self._by_rules(store)
 
     def _stored(
         self, planned: _Plan, parents: Mapping[UUID, Parent], ruled: Ruled
