@@ -12,7 +12,7 @@ from typing import Self
 from memos_core.checks import checked_time
 from memos_core.embedder import Embedder
 from memos_core.engine import Engine
-from memos_core.errors import InvalidInput
+from memos_core.errors import InvalidInput, NotPermitted
 from memos_core.governance import Caller
 from memos_core.namespace import Namespace
 from memos_core.pipeline import Pipeline, pipeline
@@ -121,7 +121,12 @@ class MemOS(View):
 
         Raises:
             InvalidInput: no time, or one in the future.
+            NotPermitted: a caller asks; the log is kept for the application.
         """
+        if self.caller is not None:
+            raise NotPermitted(
+                f"{self.caller.user} may not drop the log: open the memory without a caller"
+            )
         moment = checked_time(before, what="before")
         if moment is None or moment > datetime.now(UTC):
             raise InvalidInput(f"before must be a time that has passed, not {before!r}")

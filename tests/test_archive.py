@@ -35,7 +35,7 @@ from memos_core import (
     View,
 )
 from memos_core.archive import ArchiveReader
-from memos_core.store.statements import archive as statements
+from memos_core.store.statements import events as log
 from memos_core.view import dumping
 from memos_core.words import term
 from tests.archives import KEY
@@ -779,13 +779,13 @@ class TestWhole:
         self, ann: View, path: Path, database: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ann.add("one")
-        real = statements.logged
+        real = log.logged
 
         def failing(*given: Any) -> Any:
             return dataclasses.replace(real(*given), sql="SELECT 1 / 0")
 
         with monkeypatch.context() as patched, pytest.raises((StoreError, InvalidInput)):
-            patched.setattr(statements, "logged", failing)
+            patched.setattr(log, "logged", failing)
             ann.dump(path)
         assert list(path.parent.iterdir()) == []
         with psycopg.connect(database, autocommit=True) as connection:  # fails at the commit

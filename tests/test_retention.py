@@ -13,7 +13,16 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from memos_core import Caller, CubeNotFound, InvalidInput, MemOS, Retention, State, View
+from memos_core import (
+    Caller,
+    CubeNotFound,
+    InvalidInput,
+    MemOS,
+    NotPermitted,
+    Retention,
+    State,
+    View,
+)
 from tests.support import WordEmbedder
 
 DAY = timedelta(days=1)
@@ -195,6 +204,10 @@ def test_months_of_the_log_are_dropped(database: str, memos: MemOS) -> None:
     assert memos.drop_events("2025-12-31T00:00:00+00:00") == []
     with pytest.raises(InvalidInput, match="passed"):
         memos.drop_events(datetime.now(UTC) + DAY)
+    ann = MemOS(memos.engine, memos.namespace, Caller(user="ann"))
+    with pytest.raises(NotPermitted, match="may not drop the log"):
+        ann.drop_events("2026-01-31T00:00:00+00:00")
+    assert len(memos.events()) == 2
 
 
 def test_pages_of_the_log_follow_each_other(view: View) -> None:
@@ -221,7 +234,9 @@ def test_the_log_is_exported_as_json_lines(
     file = tmp_path / "log.jsonl"
     assert view.export_events(file) == 10
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [line["id"] for line in lines] == [event.id for event in reversed(view.events())]
+    exported, *before = view.events()
+    assert [line["id"] for line in lines] == [event.id for event in reversed(before)]
+    assert (exported.kind, exported.details) == ("exported", {"events": 10})
     assert lines[0]["kind"] == "added"
     assert lines[0]["cube_ids"] == [str(cube.id)]
     with pytest.raises(InvalidInput, match="overwrite=True"):

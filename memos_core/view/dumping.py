@@ -27,6 +27,7 @@ from memos_core.kept import KeptCube
 from memos_core.store import binary
 from memos_core.store.statements import archive as kept
 from memos_core.store.statements import archive_cubes, embeddings
+from memos_core.store.statements import events as log
 from memos_core.store.statements.archive import Extent
 from memos_core.store.statements.archive_cubes import Versions
 from memos_core.view.exporting import Actions, Exporting
@@ -152,7 +153,7 @@ class _Dumping:
                     self._write_all(archive)
                     # Committed once the file is in place, and undone where it could not be put.
                     transaction = last.enter_context(self._engine.long_transaction())
-                    transaction.run(kept.logged(self._extent.scope, "exported", {**self._counts}))
+                    transaction.run(log.logged(self._extent.scope, "exported", {**self._counts}))
                 placed = True
         except BaseException:
             if placed:

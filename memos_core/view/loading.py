@@ -22,8 +22,8 @@ from memos_core.errors import (
 )
 from memos_core.hit import LoadReport
 from memos_core.store.statement import Statement
-from memos_core.store.statements import archive as kept
 from memos_core.store.statements import checking, deciding, embeddings, loading, staging
+from memos_core.store.statements import events as log
 from memos_core.store.statements.checking import Steps
 from memos_core.store.statements.deciding import Fates
 from memos_core.store.statements.scope import Scope
@@ -178,7 +178,7 @@ class _Loading:
         }
         if any(counts.values()):
             transaction.run(
-                kept.logged(at.scope, "imported", {**counts, "replaced": fates.replaced})
+                log.logged(at.scope, "imported", {**counts, "replaced": fates.replaced})
             )
         return LoadReport(
             **counts,

@@ -292,6 +292,8 @@ class Reading(Ruling):
     ) -> int:
         """Write the audit log to a file, a JSON object a line, the oldest first; return how many.
 
+        That it was exported is an event, too, of which the next export tells.
+
         Raises:
             InvalidInput: the file is there already, or cannot be written; none is left half done.
         """
@@ -314,6 +316,7 @@ class Reading(Ruling):
             ):
                 write(as_record(event) for event in page)
                 count, last = count + len(page), page[-1]
+            self.engine.run(events.logged(self._scope, "exported", {"events": count}))
         return count
 
     def stats(self) -> Stats:

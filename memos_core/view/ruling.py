@@ -72,7 +72,7 @@ class Ruling(Bound):
                     raise
             except (SensitiveText, LimitExceeded) as error:
                 if self.engine.run(rules.in_force(self._scope)).version == ruled.version:
-                    self.engine.log_denied(events.refused(self._scope, _why(error, right)))
+                    self.engine.log_denied(events.logged(self._scope, "denied", _why(error, right)))
                     raise
                 self.engine.rules_changed()
 

@@ -8,17 +8,15 @@ all that it was made of.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, LiteralString, cast
+from typing import LiteralString, cast
 
 from memos_core.governance import Right
 from memos_core.kept import KeptEvent, KeptGrant, KeptMessage
 from memos_core.namespace import Namespace
 from memos_core.rules import Rules
-from memos_core.store.statement import Row, Statement, ignored
+from memos_core.store.statement import Row, Statement
 from memos_core.store.statements.grants import MAY_SEE
 from memos_core.store.statements.permission import (
     MAY_READ,
@@ -231,22 +229,3 @@ _SIZES: LiteralString = (
 def sizes(extent: Extent) -> Statement[dict[str, int]]:
     """Count what a view holds, whoever may read it."""
     return Statement(sql=_SIZES, parameters=extent.parameters(), read=lambda rows: dict(rows[0]))
-
-
-_LOGGED: LiteralString = """
-    INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
-    VALUES (
-        %(tenant)s, now(), %(kind)s, %(namespace)s::text[], %(caller)s::jsonb, '{}',
-        %(details)s::jsonb
-    )
-    RETURNING id
-    """
-
-
-def logged(scope: Scope, kind: str, details: Mapping[str, Any]) -> Statement[None]:
-    """Write down that an archive was made or loaded."""
-    return Statement(
-        sql=_LOGGED,
-        parameters=scope.parameters(kind=kind, details=json.dumps(dict(details))),
-        read=ignored,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import LiteralString
+from typing import Any, LiteralString
 from uuid import UUID
 
 from memos_core.hit import Event, Stats
@@ -143,20 +143,22 @@ def denied(scope: Scope, cubes: Sequence[UUID], right: str) -> Statement[None]:
     )
 
 
-_REFUSED: LiteralString = """
+_LOGGED: LiteralString = """
     INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
     VALUES (
-        %(tenant)s, now(), 'denied', %(namespace)s::text[], %(caller)s::jsonb, '{}',
+        %(tenant)s, now(), %(kind)s, %(namespace)s::text[], %(caller)s::jsonb, '{}',
         %(details)s::jsonb
     )
     RETURNING id
     """
 
 
-def refused(scope: Scope, details: Mapping[str, object]) -> Statement[None]:
-    """Write down that the rules of a namespace refused something."""
+def logged(scope: Scope, kind: str, details: Mapping[str, Any]) -> Statement[None]:
+    """Write down what was done with a view as a whole, or refused by its rules."""
     return Statement(
-        sql=_REFUSED, parameters=scope.parameters(details=json.dumps(dict(details))), read=ignored
+        sql=_LOGGED,
+        parameters=scope.parameters(kind=kind, details=json.dumps(dict(details))),
+        read=ignored,
     )
 
 
