@@ -38,8 +38,10 @@ from memos_core.store.statements.embeddings import Text
 from memos_core.store.statements.scope import Scope
 
 if TYPE_CHECKING:
-    from memos_core.store.postgres import News, Store, Together, Transaction
+    from memos_core.store.news import News
+    from memos_core.store.postgres import Store
     from memos_core.store.snapshot import Snapshot
+    from memos_core.store.transaction import Together, Transaction
 
 T = TypeVar("T")
 _log = logging.getLogger("memos_core")

@@ -18,7 +18,8 @@ from memos_core.store.statements.indexes import State
 from memos_core.store.statements.scope import Scope
 
 if TYPE_CHECKING:
-    from memos_core.store.postgres import Session, Store
+    from memos_core.store.postgres import Store
+    from memos_core.store.session import Session
 
 _log = logging.getLogger("memos_core")
 KNOWN_SECONDS = 30.0  # after which it is asked again how a view can be searched

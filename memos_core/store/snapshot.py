@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator
 from itertools import count
-from typing import Any, LiteralString, TypeVar
+from typing import LiteralString, TypeVar
 
 import psycopg
 
+from memos_core.store.connections import Connection
+from memos_core.store.session import Apart
 from memos_core.store.statement import Statement
 
 T = TypeVar("T")
@@ -17,17 +19,11 @@ T = TypeVar("T")
 _ALL: LiteralString = "SELECT set_config('cursor_tuple_fraction', '1', true)"
 
 
-class Snapshot:
-    """Statements that all see one moment, on a connection of their own.
+class Snapshot(Apart):
+    """Statements that all see one moment."""
 
-    ``check_open`` refuses what comes after the store was closed, which cancels what is at work.
-    """
-
-    def __init__(
-        self, connection: psycopg.Connection[dict[str, Any]], check_open: Callable[[], None]
-    ) -> None:
-        self._connection = connection
-        self._check_open = check_open
+    def __init__(self, connection: Connection, check_open: Callable[[], None]) -> None:
+        super().__init__(connection, check_open)
         self._numbers = count()
 
     @contextlib.contextmanager
@@ -63,17 +59,3 @@ class Snapshot:
                 yield statement.read(found)
                 with self._until_closed():
                     found = cursor.fetchmany(rows)
-
-    def cancel(self) -> None:
-        """Cancel the statement at work, from another thread."""
-        with contextlib.suppress(psycopg.Error):
-            self._connection.cancel_safe()
-
-    @contextlib.contextmanager
-    def _until_closed(self) -> Generator[None]:
-        self._check_open()
-        try:
-            yield
-        except psycopg.errors.QueryCanceled:
-            self._check_open()
-            raise

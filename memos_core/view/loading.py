@@ -34,7 +34,7 @@ from memos_core.view.staging import Conflict, Source, Staging
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    from memos_core.store.postgres import Transaction
+    from memos_core.store.transaction import Transaction
 
 _STORED = {"skip": "skipped", "replace": "replacing", "new ids": None}
 _ATTEMPTS = 5  # to load what others write or load meanwhile

@@ -25,7 +25,7 @@ from memos_core.store.statements.resolution import Absorbed
 from memos_core.view.ruling import Ruling
 
 if TYPE_CHECKING:
-    from memos_core.store.postgres import Transaction
+    from memos_core.store.transaction import Transaction
 
 RESOLVE_BATCH = 32  # messages in one transaction: each is compared with all that is there
 ATTEMPTS = 6  # to decide while others change what is compared

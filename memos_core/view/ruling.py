@@ -17,7 +17,7 @@ from memos_core.store.statements.scope import Scope
 from memos_core.view.bound import Bound
 
 if TYPE_CHECKING:
-    from memos_core.store.postgres import Transaction
+    from memos_core.store.transaction import Transaction
 
 T = TypeVar("T")
 
