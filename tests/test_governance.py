@@ -68,9 +68,11 @@ def database(server: str, template: str) -> Iterator[str]:
         admin.execute("DROP DATABASE governance WITH (FORCE)")
 
 
-@pytest.fixture(scope="module")
-def memos(database: str) -> Iterator[MemOS]:
-    with MemOS.open(database, embedder=WordEmbedder()) as memos:
+@pytest.fixture(scope="module", params=[True, False], ids=["both walls", "conditions alone"])
+def memos(database: str, request: pytest.FixtureRequest) -> Iterator[MemOS]:
+    """A memory behind both walls, and one that only the conditions in the statements govern."""
+    settings = Settings(row_security=request.param)
+    with MemOS.open(database, embedder=WordEmbedder(), settings=settings) as memos:
         memos.add("The first text of a database claims it for its embedder.")
         yield memos
 

@@ -15,12 +15,12 @@ from memos_core.question import Terms
 from memos_core.settings import Weights
 from memos_core.store.statement import Row, Statement
 from memos_core.store.statements import candidates, ranking
-from memos_core.store.statements.columns import COLUMNS, SAID, SEARCHED, WOKEN, cube_from
+from memos_core.store.statements.columns import COLUMNS, SEARCHED, WOKEN, cube_from
+from memos_core.store.statements.context import CONTEXT
 from memos_core.store.statements.filters import Filters
 from memos_core.store.statements.messages import message_from
 from memos_core.store.statements.permission import (
-    MAY_READ,
-    MAY_READ_MESSAGE,
+    MAY_READ_INSIDE,
     MAY_READ_VERSION,
     STANDS,
     STOOD,
@@ -105,33 +105,6 @@ _ACTIVATED: LiteralString = """, activated AS (
         SELECT tenant, id, now() FROM answer
         WHERE state = 'generated' AND woken IS NULL"""
 _ONCE: LiteralString = " ORDER BY id ON CONFLICT DO NOTHING)"
-_CONTEXT: LiteralString = (
-    """(
-        SELECT jsonb_agg(to_jsonb(turn) ORDER BY turn.position)
-        FROM (
-            SELECT DISTINCT ON (near.position) near.* FROM """
-    + SAID
-    + """ AS said JOIN memos.message AS source ON source.tenant = %(tenant)s
-                AND source.trail = memos.trail(cube.namespace) AND source.session = said.said_in
-                AND source.id = said.said_as
-            CROSS JOIN LATERAL (
-                (SELECT * FROM memos.message AS before
-                 WHERE before.tenant = source.tenant AND before.trail = source.trail
-                    AND before.session = source.session AND before.position <= source.position
-                 ORDER BY before.position DESC LIMIT %(context)s + 1)
-                UNION
-                (SELECT * FROM memos.message AS after
-                 WHERE after.tenant = source.tenant AND after.trail = source.trail
-                    AND after.session = source.session AND after.position > source.position
-                 ORDER BY after.position LIMIT %(context)s)
-            ) AS near
-        ) AS turn
-        WHERE turn.forgotten_at IS NULL
-            AND turn.recorded_at <= coalesce(%(as_of)s::timestamptz, 'infinity')
-            AND """
-    + MAY_READ_MESSAGE
-    + ")"
-)
 
 
 def search(scope: Scope, query: Query) -> Statement[Found]:
@@ -169,7 +142,7 @@ def _finish(query: Query, columns: LiteralString) -> LiteralString:
     answer = (
         ", answer AS MATERIALIZED (SELECT cube.*, place, "
         + columns
-        + (", " + _CONTEXT + " AS context" if query.context else "")
+        + (", " + CONTEXT + " AS context" if query.context else "")
         + " FROM best CROSS JOIN LATERAL ("
         + (_FETCH_NOW if query.filters.as_of is None else _FETCH_THEN)
         + ") AS cube)"
@@ -280,7 +253,7 @@ def _likely(query: Query, terms: Terms) -> LiteralString:
 def _memory(query: Query) -> LiteralString:
     if query.filters.as_of is None:
         return _FROM_NOW + _live(query) + INSIDE
-    now: LiteralString = _AND + MAY_READ + _AND + STOOD if query.governed else ""
+    now: LiteralString = _AND + MAY_READ_INSIDE + _AND + STOOD if query.governed else ""
     then: LiteralString = _AND + MAY_READ_VERSION + _AND + STOOD if query.governed else ""
     return (
         _FROM_NOW
@@ -298,7 +271,7 @@ def _memory(query: Query) -> LiteralString:
 
 def _live(query: Query) -> LiteralString:
     """Return the condition of rows that are looked at: what may not be read has no say in ranks."""
-    return _LIVE + (MAY_READ + _AND + STANDS + _AND if query.governed else "")
+    return _LIVE + (MAY_READ_INSIDE + _AND + STANDS + _AND if query.governed else "")
 
 
 def _ranked(query: Query, terms: Terms, passes: LiteralString) -> LiteralString:
