@@ -63,7 +63,8 @@ class ForgetReport:
 class DumpReport:
     """What ``dump`` wrote, by kind, and how many records redaction changed.
 
-    ``lineage`` counts steps and remarks, ``bytes`` is the size of the file.
+    ``lineage`` counts steps and remarks, ``rules`` the namespaces that have some, ``bytes`` is the
+    size of the file.
     """
 
     path: Path
@@ -74,6 +75,7 @@ class DumpReport:
     lineage: int
     grants: int
     events: int
+    rules: int
     redacted: int
 
 
@@ -83,8 +85,8 @@ class LoadReport:
 
     Of ``cubes``, ``replaced`` took the place of one that was here. ``skipped`` cubes were not
     loaded since there is one with their id, and ``left_out`` since the messages they came from are
-    forgotten here, or what they were made of says something else. ``embedded`` texts got a vector
-    of this database's model.
+    forgotten here, or what they were made of says something else. ``rules`` came into force where
+    there were none. ``embedded`` texts got a vector of this database's model in place of another's.
     """
 
     cubes: int
@@ -93,6 +95,7 @@ class LoadReport:
     lineage: int
     grants: int
     events: int
+    rules: int
     replaced: int
     skipped: int
     left_out: int

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from memos_core.checks import checked_count
 from memos_core.errors import InvalidInput
@@ -14,6 +14,7 @@ from memos_core.namespace import Namespace
 from memos_core.retention import Retention
 from memos_core.sensitivity import Action, Sensitive, find
 
+V = TypeVar("V")
 _LIMITS = ("max_cubes", "max_characters", "writes_per_minute", "reads_per_minute")
 
 
@@ -74,12 +75,19 @@ class Rules:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Rules:
-        """Return rules from what ``as_json`` made of them."""
+        """Return rules from what ``as_json`` made of them.
+
+        Raises:
+            InvalidInput: somebody else made them, and they are none.
+        """
         given = dict(values)
-        if kept := given.pop("retention", None):
-            times = {name: _time(kept.get(name)) for name in _TIMES}
-            given["retention"] = Retention(floor=kept["floor"], **times)
-        return cls(**given)
+        try:
+            if kept := given.pop("retention", None):
+                times = {name: _time(kept.get(name)) for name in _TIMES}
+                given["retention"] = Retention(floor=kept["floor"], **times)
+            return cls(**given)
+        except (AttributeError, KeyError, OverflowError, TypeError) as error:
+            raise InvalidInput(f"these are no rules: {error}") from error
 
 
 _TIMES = ("idle", "half_life", "archived")
@@ -114,3 +122,25 @@ class Ruled:
     rules: Rules = Rules()
     namespace: Namespace | None = None
     version: int = 0
+
+
+def nearest(rules: Mapping[Namespace, V], path: Sequence[str]) -> V | None:
+    """Return what is in force at a path, of what was set at some."""
+    lengths = range(len(path), 0, -1)
+    known = cast("Mapping[tuple[str, ...], V]", rules)
+    return next((known[key] for size in lengths if (key := tuple(path[:size])) in known), None)
+
+
+def enacted(
+    brought: Mapping[Namespace, Rules], here: Mapping[Namespace, Rules], *, replace: bool
+) -> dict[Namespace, Rules]:
+    """Return which rules that are brought come into force: where there are none here yet.
+
+    With ``replace`` also where others are in force, from above or the path's own.
+    """
+    new: dict[Namespace, Rules] = {}
+    for path, rules in sorted(brought.items(), key=lambda one: len(one[0])):
+        ruled = nearest(here, path) is not None
+        if not ruled or (replace and nearest({**here, **new}, path) != rules):
+            new[path] = rules
+    return new

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 
+from memos_core.archive import values
 from memos_core.archive.fields import Fields
 from memos_core.archive.layout import FORMAT, HEADER, VERSION, RecordKind, checked_kind
 from memos_core.checks import checked_count, checked_label, checked_time
 from memos_core.embedder import Model
 from memos_core.errors import ArchiveInvalid, InvalidInput
 from memos_core.namespace import Namespace
+from memos_core.rules import Rules
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +24,8 @@ class Header:
 
     ``contents`` are the kinds of records that were exported, also where there were none;
     ``embedder`` is the model of the embeddings, None where there are none. ``watermark`` and
-    ``licence`` are for whoever receives it: nothing here reads them.
+    ``licence`` are for whoever receives it: nothing here reads them. ``rules`` are those that were
+    in force, by the labels below ``namespace``.
     """
 
     namespace: Namespace
@@ -30,6 +35,7 @@ class Header:
     embedder: Model | None = None
     watermark: str | None = None
     licence: str | None = None
+    rules: Mapping[tuple[str, ...], Rules] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         kinds = [checked_kind(kind) for kind in self.contents]
@@ -47,7 +53,7 @@ class Header:
     def as_bytes(self) -> bytes:
         """Return the member."""
         model = self.embedder
-        fields = {
+        fields: dict[str, object] = {
             "format": FORMAT,
             "version": VERSION,
             "namespace": list(self.namespace),
@@ -58,6 +64,11 @@ class Header:
             "licence": self.licence,
             "contents": list(self.contents),
         }
+        if self.rules:
+            fields["rules"] = [
+                {"below": list(below), "rules": rules.as_json()}
+                for below, rules in sorted(self.rules.items())
+            ]
         return json.dumps(fields, ensure_ascii=False, indent=2).encode() + b"\n"
 
 
@@ -74,6 +85,18 @@ def read_header(data: bytes) -> Header:
             embedder=embedder and Model(name=embedder.text("name"), width=embedder.count("width")),
             watermark=fields.text_or_none("watermark"),
             licence=fields.text_or_none("licence"),
+            rules=_rules(fields) if "rules" in fields.values else {},
         )
     except ValueError as error:
         raise ArchiveInvalid(f"{HEADER} cannot be understood: {error}") from error
+
+
+def _rules(fields: Fields) -> dict[tuple[str, ...], Rules]:
+    found: dict[tuple[str, ...], Rules] = {}
+    for place, one in enumerate(fields.items("rules")):
+        ruled = Fields.of(one, f"{HEADER}: rules {place}")
+        below = values.labels(ruled.items("below"))
+        if below in found:
+            raise ArchiveInvalid(f"{ruled.where} are of the same place as others")
+        found[below] = Rules.from_json(ruled.inner("rules").values)
+    return found

@@ -43,10 +43,10 @@ class Archiving(Bound):
         """Write all that this view holds to one file, as it is at one moment, beside writers.
 
         The file has cubes with their vectors, earlier versions and what has ended (``history``),
-        the log of ``messages``, lineage, grants, and on request the audit log (``events``). A
-        caller gets what he may read of it, and of what was made of others what stands. The file
-        is described in docs/archive-format.md; it is readable by its owner alone, and is there
-        whole or not at all.
+        the log of ``messages``, lineage, grants, rules, and on request the audit log
+        (``events``). A caller gets what he may read of it, of what was made of others what stands,
+        and no rules. The file is described in docs/archive-format.md; it is readable by its owner
+        alone, and is there whole or not at all.
 
         ``sensitive`` is what is done about e-mail addresses, secrets and the like, beside the rules
         about export; the stricter of two actions is taken. What is redacted is so in texts,
@@ -98,6 +98,11 @@ class Archiving(Bound):
         came from these are left out. So is what was made of cubes that say something else here.
         A bundle's id is bound to its place and its name.
 
+        The rules in force here hold for all that is loaded, as if it were written now: what they
+        hide is hidden, with a new vector, cubes are marked with what was found in them, and a load
+        counts as one write. The archive's own rules come into force where there are none, with
+        ``replace`` also in place of others.
+
         Vectors are those of the file where they are of this database's model; else texts are
         embedded anew. ``limits`` are those of ``memos_core.archive``. ``report`` is given the
         number of records put aside and that of all. The log has it as ``imported``.
@@ -108,6 +113,8 @@ class Archiving(Bound):
             ArchiveNotRead: the file cannot be read.
             CubeFrozen: a frozen cube would be replaced; nothing was loaded.
             CubeExists: a cube of another namespace would be replaced; nothing was loaded.
+            SensitiveText, LimitExceeded: the rules in force here refuse it; nothing was loaded.
+            RulesChanged: they changed again and again meanwhile; nothing was loaded.
         """
         if self.caller is not None:
             raise NotPermitted(

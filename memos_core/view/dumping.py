@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from memos_core.archive import ArchiveWriter, Embeddings, Header, RecordKind
+from memos_core.archive import RECORD_KINDS, ArchiveWriter, Embeddings, Header, RecordKind
 from memos_core.archive.records import (
     CUBES,
     EVENTS,
@@ -24,9 +24,10 @@ from memos_core.engine import Engine
 from memos_core.errors import NotPermitted
 from memos_core.hit import DumpReport
 from memos_core.kept import KeptCube
+from memos_core.rules import Rules, nearest
 from memos_core.store import binary
 from memos_core.store.statements import archive as kept
-from memos_core.store.statements import archive_cubes, embeddings
+from memos_core.store.statements import archive_cubes, embeddings, rules
 from memos_core.store.statements import events as log
 from memos_core.store.statements.archive import Extent
 from memos_core.store.statements.archive_cubes import Versions
@@ -63,33 +64,7 @@ def dump(engine: Engine, extent: Extent, order: Order) -> DumpReport:
         ArchiveNotWritten: the file cannot be written.
     """
     with engine.snapshot() as snapshot:
-        exporting = Exporting(
-            extent.scope.namespace,
-            snapshot.run(kept.rules(extent)),
-            order.sensitive,
-            watermark=order.watermark,
-        )
-        if exporting.refuses:
-            _check(snapshot, extent, order, exporting)
-        return _Dumping(engine, extent, order, snapshot, exporting).write()
-
-
-def _check(snapshot: Snapshot, extent: Extent, order: Order, exporting: Exporting) -> None:
-    """Refuse before there is any file."""
-    for _, batch in _exported(snapshot, extent):
-        for cube in batch.cubes:
-            exporting.cube(cube)
-    if order.messages:
-        for messages in snapshot.batches(kept.messages(extent), rows=BATCH):
-            for message in messages:
-                exporting.message(message)
-    exporting.redacted = 0
-    if exporting.refused:
-        found = ", ".join(f"{kind} in {count}" for kind, count in exporting.refused.items())
-        raise NotPermitted(
-            f"nothing was exported, since records hold what may not be ({found} of them): redact "
-            "or allow it, or change the rules about export (set_rules)"
-        )
+        return _Dumping(engine, extent, order, snapshot).write()
 
 
 def _exported(snapshot: Snapshot, extent: Extent) -> Iterator[tuple[RecordKind, Versions]]:
@@ -130,19 +105,23 @@ class _Dumping:
         extent: Extent,
         order: Order,
         snapshot: Snapshot,
-        exporting: Exporting,
     ) -> None:
         self._engine = engine
         self._extent = extent
         self._order = order
         self._snapshot = snapshot
-        self._exporting = exporting
+        around = snapshot.run(rules.around(extent.scope))
+        self._rules = {path: ruled.rules for path, ruled in around.items()}
+        self._exporting = Exporting(
+            extent.scope.namespace, self._rules, order.sensitive, watermark=order.watermark
+        )
         self._now = snapshot.run(embeddings.moment())
         self._model = snapshot.run(embeddings.stored())
         self._counts: dict[RecordKind, int] = dict.fromkeys(self._kinds(), 0)
         sizes = snapshot.run(kept.sizes(extent))
         self._sizes = {kind: size for kind, size in sizes.items() if kind in self._counts}
         self._done = 0
+        self._header = self._made_header()
 
     def write(self) -> DumpReport:
         path = Path(os.path.realpath(self._order.path))
@@ -151,9 +130,10 @@ class _Dumping:
             with ExitStack() as last:
                 with self._writer() as archive:
                     self._write_all(archive)
+                    self._check()
                     # Committed once the file is in place, and undone where it could not be put.
                     transaction = last.enter_context(self._engine.long_transaction())
-                    transaction.run(log.logged(self._extent.scope, "exported", {**self._counts}))
+                    transaction.run(log.logged(self._extent.scope, "exported", self._written()))
                 placed = True
         except BaseException:
             if placed:
@@ -163,8 +143,21 @@ class _Dumping:
             path=path,
             bytes=path.stat().st_size,
             redacted=self._exporting.redacted,
-            **{kind: self._counts.get(kind, 0) for kind in _COUNTED},
+            **{**dict.fromkeys(RECORD_KINDS, 0), **self._written()},
         )
+
+    def _written(self) -> dict[str, int]:
+        """Return what was written, by kind."""
+        return {**self._counts, "rules": len(self._header.rules)}
+
+    def _check(self) -> None:
+        """Refuse to have the file where records hold what may not leave; they are not in it."""
+        if refused := self._exporting.refused:
+            found = ", ".join(f"{kind} in {count}" for kind, count in refused.items())
+            raise NotPermitted(
+                f"nothing was exported, since records hold what may not be ({found} of them): "
+                "redact or allow it, or change the rules about export (set_rules)"
+            )
 
     def _kinds(self) -> tuple[RecordKind, ...]:
         wanted: dict[RecordKind, bool] = {
@@ -177,9 +170,9 @@ class _Dumping:
         }
         return tuple(kind for kind, asked in wanted.items() if asked)
 
-    def _writer(self) -> ArchiveWriter:
+    def _made_header(self) -> Header:
         order, caller = self._order, self._extent.scope.caller
-        header = Header(
+        return Header(
             namespace=self._extent.scope.namespace,
             contents=self._kinds(),
             exported_at=self._now,
@@ -187,9 +180,23 @@ class _Dumping:
             embedder=self._model,
             watermark=order.watermark,
             licence=order.licence,
+            rules={} if caller else self._rules_below(),
         )
+
+    def _rules_below(self) -> dict[tuple[str, ...], Rules]:
+        """Return the rules of all that is exported; those in force from above are the view's."""
+        here = self._extent.scope.namespace
+        own = {path: one for path, one in self._rules.items() if path[: len(here)] == here}
+        above = nearest(self._rules, here)
+        return {
+            **({} if above is None else {(): above}),
+            **{path[len(here) :]: one for path, one in own.items()},
+        }
+
+    def _writer(self) -> ArchiveWriter:
+        order = self._order
         return ArchiveWriter(
-            order.path, header, signing_key=order.signing_key, overwrite=order.overwrite
+            order.path, self._header, signing_key=order.signing_key, overwrite=order.overwrite
         )
 
     def _write_all(self, archive: ArchiveWriter) -> None:
@@ -230,7 +237,7 @@ class _Dumping:
         rows = binary.unpacked_halfvecs(batch.vectors, self._model.width)
         pairs = zip(batch.cubes, cubes, strict=True)
         changed = [place for place, (old, new) in enumerate(pairs) if old.text != new.text]
-        if changed:
+        if changed and not self._exporting.refused:  # else there is to be no file
             rows = rows.copy()
             rows[changed] = self._engine.vectors([cubes[place].text for place in changed])
         return rows
@@ -242,11 +249,9 @@ class _Dumping:
         records: Sequence[Mapping[str, object]],
         rows: Embeddings | None = None,
     ) -> None:
-        archive.write(kind, records, embeddings=rows)
+        if not self._exporting.refused:
+            archive.write(kind, records, embeddings=rows)
         self._counts[kind] += len(records)
         if kind in self._sizes:
             self._done += len(records)
             self._order.report(self._done, max(self._done, sum(self._sizes.values())))
-
-
-_COUNTED = ("cubes", "versions", "messages", "lineage", "grants", "events")

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from memos_core.kept import KeptCube, KeptMessage
 from memos_core.namespace import Namespace
-from memos_core.rules import Rules
+from memos_core.rules import Rules, nearest
 from memos_core.sensitivity import Action, Sensitive, judge_values
 
 Actions = Mapping[Sensitive, Action]
@@ -51,12 +51,6 @@ class Exporting:
         self._asked = asked
         self._watermark = watermark
         self._known: dict[tuple[str, ...], _Policy] = {}
-
-    @property
-    def refuses(self) -> bool:
-        """Whether anything may be refused."""
-        actions = [self._asked, *(rules.export for rules in self._rules.values())]
-        return any(Action.REFUSE in one.values() for one in actions)
 
     def cube(self, cube: KeptCube) -> KeptCube:
         """Return a cube as it may be exported, with the watermark."""
@@ -100,17 +94,10 @@ class Exporting:
         return self._known[below]
 
     def _ruled(self, path: tuple[str, ...]) -> _Policy:
-        nearest = next(
-            (
-                self._rules[Namespace(*path[:length])]
-                for length in range(len(path), 0, -1)
-                if path[:length] in self._rules
-            ),
-            Rules(),
-        )
-        kinds = {**nearest.export, **self._asked}
-        actions = {kind: self._strictest(nearest.export.get(kind), kind) for kind in kinds}
-        return _Policy(MappingProxyType(actions), nearest.region)
+        rules = nearest(self._rules, path) or Rules()
+        kinds = {**rules.export, **self._asked}
+        actions = {kind: self._strictest(rules.export.get(kind), kind) for kind in kinds}
+        return _Policy(MappingProxyType(actions), rules.region)
 
     def _strictest(self, ruled: Action | None, kind: Sensitive) -> Action:
         given = (ruled, self._asked.get(kind))

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, get_args
 
 from memos_core.archive import ArchiveReader, Limits
@@ -18,17 +19,24 @@ from memos_core.errors import (
     CubeFrozen,
     EmbedderMismatch,
     InvalidInput,
+    LimitExceeded,
+    RulesChanged,
+    SensitiveText,
     TransactionCollided,
 )
 from memos_core.hit import LoadReport
+from memos_core.namespace import Namespace
+from memos_core.rules import Ruled, enacted
 from memos_core.store.statement import Statement
-from memos_core.store.statements import checking, deciding, embeddings, loading, staging
+from memos_core.store.statements import checking, deciding, embeddings, loading, rules, staging
 from memos_core.store.statements import events as log
 from memos_core.store.statements.checking import Steps
 from memos_core.store.statements.deciding import Fates
 from memos_core.store.statements.scope import Scope
 from memos_core.store.statements.staging import Loading
+from memos_core.view.admitting import Admitting
 from memos_core.view.bound import listed
+from memos_core.view.ruling import refusal
 from memos_core.view.staging import Conflict, Source, Staging
 
 if TYPE_CHECKING:
@@ -39,7 +47,10 @@ if TYPE_CHECKING:
 _STORED = {"skip": "skipped", "replace": "replacing", "new ids": None}
 _ATTEMPTS = 5  # to load what others write or load meanwhile
 # What no other attempt would mend: nothing is kept for one.
-_FINAL = (ArchiveInvalid, CubeExists, CubeFrozen, EmbedderMismatch, InvalidInput)
+_FINAL = (
+    *(ArchiveInvalid, CubeExists, CubeFrozen, EmbedderMismatch, InvalidInput, LimitExceeded),
+    RulesChanged,
+)
 
 
 def load(
@@ -63,32 +74,50 @@ def load(
         source = Source(
             archive=archive, path=os.fsdecode(path), conflict=conflict, model=model, report=report
         )
-        done = _Loading(engine, source, Loading(scope=scope, archive=_name(source, scope))).run()
+        done = _load_by_rules(engine, source, scope)
+    if done.rules:
+        engine.rules_changed()
     engine.others_speak(scope.namespace)
     return done
 
 
-def _name(source: Source, scope: Scope) -> str:
-    """Return what makes two loadings one: the same archive in the same way to the same place."""
+def _load_by_rules(engine: Engine, source: Source, scope: Scope) -> LoadReport:
+    """Load by the rules that are in force here, again where others came into force meanwhile."""
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(RulesChanged):
+            return _Loading(engine, source, scope).run()
+    return _Loading(engine, source, scope).run()
+
+
+def _name(source: Source, scope: Scope, here: Mapping[Namespace, Ruled]) -> str:
+    """Return what makes two loadings one: the same archive in the same way to the same place.
+
+    What was put aside by other rules is not of this one.
+    """
     what = [source.archive.digest, scope.namespace, source.conflict]
     model = source.model and [source.model.name, source.model.width]
-    return hashlib.sha256(json.dumps([*what, model]).encode()).hexdigest()
+    versions = sorted(ruled.version for ruled in here.values())
+    return hashlib.sha256(json.dumps([*what, model, versions]).encode()).hexdigest()
 
 
 class _Loading:
     """One archive on its way in."""
 
-    def __init__(self, engine: Engine, source: Source, at: Loading) -> None:
+    def __init__(self, engine: Engine, source: Source, scope: Scope) -> None:
+        here = engine.run(rules.around(scope))
         self._engine = engine
         self._source = source
-        self._at = at
+        self._at = Loading(scope=scope, archive=_name(source, scope, here))
+        self._admitting = Admitting(here)
 
     def run(self) -> LoadReport:
         self._take_long(staging.drop_abandoned(self._at))
         try:
             return self._run()
-        except _FINAL:
+        except _FINAL as error:
             self._take_long(staging.drop(self._at))
+            if isinstance(error, SensitiveText | LimitExceeded):
+                self._engine.run(refusal(self._at.scope, error, "write"))
             raise
 
     def _take_long(self, statement: Statement[None]) -> None:
@@ -97,7 +126,7 @@ class _Loading:
 
     def _run(self) -> LoadReport:
         for attempt in range(1, _ATTEMPTS + 1):
-            Staging(self._engine, self._at, self._source).run()
+            Staging(self._engine, self._at, self._source, self._admitting).run()
             self._take_long(staging.measure())
             try:
                 if done := self._finish():
@@ -116,11 +145,17 @@ class _Loading:
         """Make visible what was put aside; None where some of it is gone again."""
         with self._engine.long_transaction() as transaction:
             transaction.run(checking.lock(self._at))
+            self._admitting.lock(transaction)
+            if transaction.run(rules.around(self._at.scope)) != self._admitting.here:
+                raise RulesChanged(f"rules changed while {self._source.path} was loaded: try again")
             there = transaction.run(staging.lock_parts(self._at))
             if any(part not in there for part in self._source.parts()):
                 return None
             self._check(transaction)
             fates = self._decide(transaction)
+            if self._admitting.limits:
+                arriving = transaction.run(loading.arriving(self._at))
+                self._admitting.check_limits(transaction, arriving)
             done = self._store(transaction, fates)
             transaction.run(staging.drop(self._at))
             return done
@@ -175,6 +210,7 @@ class _Loading:
             "events": transaction.run(
                 loading.events(at, renumber=self._source.conflict == "new ids")
             ),
+            "rules": self._put_rules_in_force(transaction),
         }
         if any(counts.values()):
             transaction.run(
@@ -187,6 +223,17 @@ class _Loading:
             left_out=fates.left_out,
             embedded=0 if self._source.vectors_fit else cubes + versions,
         )
+
+    def _put_rules_in_force(self, transaction: Transaction) -> int:
+        brought = {
+            self._at.namespace(below): one
+            for below, one in self._source.archive.header.rules.items()
+        }
+        here = {path: ruled.rules for path, ruled in self._admitting.here.items()}
+        new = enacted(brought, here, replace=self._source.conflict == "replace")
+        for path, one in new.items():
+            transaction.run(rules.establish(Scope(namespace=path), one))
+        return len(new)
 
 
 def _is_cyclic(steps: Steps) -> bool:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from memos_core.errors import LimitExceeded, NotPermitted, RulesChanged, SensitiveText
+from memos_core.kept import KeptMessage
 from memos_core.message import Message
+from memos_core.namespace import Namespace
 from memos_core.rules import Ruled, Rules
 from memos_core.sensitivity import Action, Sensitive, judge, judge_values
 from memos_core.store.statement import Statement
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from memos_core.store.transaction import Transaction
 
 T = TypeVar("T")
+M = TypeVar("M", Message, KeptMessage)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +75,7 @@ class Ruling(Bound):
                     raise
             except (SensitiveText, LimitExceeded) as error:
                 if self.engine.run(rules.in_force(self._scope)).version == ruled.version:
-                    self.engine.log_denied(events.logged(self._scope, "denied", _why(error, right)))
+                    self.engine.log_denied(refusal(self._scope, error, right))
                     raise
                 self.engine.rules_changed()
 
@@ -82,32 +85,11 @@ class Ruling(Bound):
         Raises:
             SensitiveText: nothing may.
         """
-        if not by.sensitive:
-            return Kept(text=text, metadata=dict(metadata), found=())
-        told = judge(text, by.sensitive, region=by.region)
-        noted = judge_values(dict(metadata), by.sensitive, region=by.region)
-        found = {*told.kinds, *noted.kinds}
-        if refused := [kind for kind in Sensitive if kind in (*told.refused, *noted.refused)]:
-            raise SensitiveText(
-                f"this holds what the rules of {'/'.join(self.namespace)} refuse: "
-                f"{', '.join(refused)}; nothing was stored",
-                kinds=tuple(refused),
-            )
-        return Kept(
-            text=told.text,
-            metadata=cast("dict[str, object]", noted.values),
-            found=tuple(kind for kind in by.sensitive if kind in found),
-        )
+        return kept(text, metadata, by, namespace=self.namespace)
 
     def _kept_message(self, message: Message, by: Rules) -> Message:
         """Return what may be kept of a message."""
-        if not by.sensitive:
-            return message
-        content = self._kept(message.content, message.metadata, by)
-        extra = self._kept("", message.extra, by)
-        return replace(
-            message, content=content.text, metadata=content.metadata, extra=extra.metadata
-        )
+        return kept_message(message, by, namespace=self.namespace)
 
     def _found_in(self, text: str, by: Rules) -> tuple[str, ...]:
         """Return the sensitive kinds in a text that was kept, those that were hidden as well."""
@@ -142,13 +124,14 @@ class Ruling(Bound):
         Raises:
             LimitExceeded: it is.
         """
-        if not ruled.rules.limits_writes:
-            return
-        scope = self._ruled_scope(ruled)
-        transaction.run(rules.lock(scope))
-        used = transaction.run(rules.used(scope, ruled.rules))
-        if over := _over(ruled.rules, used, cubes=cubes, characters=characters, writes=writes):
-            raise _exceeded(scope, over)
+        check_write(
+            transaction,
+            self._ruled_scope(ruled),
+            ruled.rules,
+            cubes=cubes,
+            characters=characters,
+            writes=writes,
+        )
 
     def _check_room(self, ruled: Ruled, *, cubes: int, characters: int) -> None:
         """Refuse what will be more than the rules allow, before any of it is stored.
@@ -184,6 +167,66 @@ class Ruling(Bound):
         return Scope(namespace=ruled.namespace or self.namespace, caller=self.caller)
 
 
+def kept(
+    text: str,
+    metadata: Mapping[str, object],
+    by: Rules,
+    *,
+    namespace: Namespace,
+    what: str = "this",
+) -> Kept:
+    """Return what the rules of a namespace let be kept of a text and its metadata.
+
+    Raises:
+        SensitiveText: nothing; it names ``what``.
+    """
+    if not by.sensitive:
+        return Kept(text=text, metadata=dict(metadata), found=())
+    told = judge(text, by.sensitive, region=by.region)
+    noted = judge_values(dict(metadata), by.sensitive, region=by.region)
+    found = {*told.kinds, *noted.kinds}
+    if refused := [kind for kind in Sensitive if kind in (*told.refused, *noted.refused)]:
+        raise SensitiveText(
+            f"{what} holds what the rules of {'/'.join(namespace)} refuse: "
+            f"{', '.join(refused)}; nothing was stored",
+            kinds=tuple(refused),
+        )
+    return Kept(
+        text=told.text,
+        metadata=cast("dict[str, object]", noted.values),
+        found=tuple(kind for kind in by.sensitive if kind in found),
+    )
+
+
+def kept_message(message: M, by: Rules, *, namespace: Namespace, what: str = "this") -> M:
+    """Return what the rules of a namespace let be kept of a message.
+
+    Raises:
+        SensitiveText: nothing.
+    """
+    if not by.sensitive:
+        return message
+    content = kept(message.content, message.metadata, by, namespace=namespace, what=what)
+    extra = kept("", message.extra, by, namespace=namespace, what=what)
+    return replace(message, content=content.text, metadata=content.metadata, extra=extra.metadata)
+
+
+def check_write(
+    transaction: Transaction, scope: Scope, by: Rules, *, cubes: int, characters: int, writes: int
+) -> None:
+    """Refuse what a transaction is about to write where rules of ``scope`` are, if it is too much.
+
+    Raises:
+        LimitExceeded: it is.
+    """
+    if not by.limits_writes:
+        return
+    transaction.run(rules.lock(scope))
+    used = transaction.run(rules.used(scope, by))
+    if over := _over(by, used, cubes=cubes, characters=characters, writes=writes):
+        raise _exceeded(scope, over)
+
+
 def _exceeded(scope: Scope, over: str) -> LimitExceeded:
     return LimitExceeded(
         f"{over} in {'/'.join(scope.namespace)}: nothing was done; forget something, wait, or have "
@@ -192,11 +235,14 @@ def _exceeded(scope: Scope, over: str) -> LimitExceeded:
     )
 
 
-def _why(error: SensitiveText | LimitExceeded, right: str) -> dict[str, object]:
-    """Return what the log says of a refusal."""
+def refusal(scope: Scope, error: SensitiveText | LimitExceeded, right: str) -> Statement[None]:
+    """Return a statement that writes down what the rules refused, and why."""
+    because: dict[str, object] = {"because": "limit"}
     if isinstance(error, SensitiveText):
-        return {"right": right, "because": "sensitive", "kinds": error.kinds}
-    return {"right": right, "because": "limit", "limit": error.limit}
+        because = {"because": "sensitive", "kinds": error.kinds}
+    else:
+        because["limit"] = error.limit
+    return events.logged(scope, "denied", {"right": right, **because})
 
 
 def _over(by: Rules, used: Used, *, cubes: int, characters: int, writes: int) -> str:

@@ -35,6 +35,7 @@ from memos_core.store import binary
 from memos_core.store.statement import Copy
 from memos_core.store.statements import staging
 from memos_core.store.statements.staging import Arrival, Loading, Staged
+from memos_core.view.admitting import Admitting
 
 V = TypeVar("V", KeptCube, KeptMessage, KeptEdge, KeptGrant, KeptEvent)
 Conflict = Literal["skip", "replace", "new ids"]
@@ -69,10 +70,13 @@ class Source:
 class Staging:
     """Puts aside what is not there yet: a loading that was interrupted goes on where it stopped."""
 
-    def __init__(self, engine: Engine, loading: Loading, source: Source) -> None:
+    def __init__(
+        self, engine: Engine, loading: Loading, source: Source, admitting: Admitting
+    ) -> None:
         self._engine = engine
         self._loading = loading
         self._source = source
+        self._admitting = admitting
         self._from = source.archive.header.namespace
         self._moves = self._from != loading.scope.namespace
         self._renews = source.conflict == "new ids"
@@ -82,6 +86,7 @@ class Staging:
 
         Raises:
             ArchiveInvalid: a record is none, or is there twice.
+            SensitiveText: the rules of where it is loaded refuse one.
         """
         known = self._engine.run(staging.parts(self._loading))
         done, everything = sum(known.values()), sum(self._source.archive.counts.values())
@@ -114,7 +119,7 @@ class Staging:
             case "versions":
                 return self._cubes(part, VERSIONS)
             case "messages":
-                messages = self._values(part, MESSAGES)
+                messages = self._messages(part)
                 return [staging.put_messages(self._loading, messages, start=part.number * _PLACES)]
             case "lineage":
                 return [staging.put_edges(self._loading, self._edges(part))]
@@ -124,19 +129,42 @@ class Staging:
                 return [staging.put_events(self._loading, self._events(part))]
 
     def _values(self, part: Part, records: Records[V]) -> list[V]:
-        where = f"{self._source.path}: {part_name(part.kind, part.number)}, record"
         return [
-            records.value(record, where=f"{where} {number}")
+            records.value(record, where=self._where(part, number))
             for number, record in enumerate(part.records, 1)
+        ]
+
+    def _where(self, part: Part, number: int) -> str:
+        return f"{self._source.path}: {part_name(part.kind, part.number)}, record {number}"
+
+    def _messages(self, part: Part) -> list[KeptMessage]:
+        return [
+            self._admitting.message(
+                message, self._loading.namespace(message.below), what=self._where(part, number)
+            )
+            for number, message in enumerate(self._values(part, MESSAGES), 1)
         ]
 
     def _cubes(self, part: Part, records: Records[KeptCube]) -> Sequence[Copy]:
         cubes = self._values(part, records)
-        given = self._engine.run(staging.ids(self._loading, {cube.id: None for cube in cubes}))
-        fresh = self._fresh({cube.id: cube for cube in cubes if cube.id not in given})
+        known = self._engine.run(staging.ids(self._loading, {cube.id: None for cube in cubes}))
+        fresh = self._fresh({cube.id: cube for cube in cubes if cube.id not in known})
+        given = {**known, **fresh}
+        admitted = [
+            self._admitting.cube(
+                cube,
+                self._loading.namespace(cube.below),
+                what=self._where(part, number),
+                known=given[cube.id].known,
+            )
+            for number, cube in enumerate(cubes, 1)
+        ]
+        pairs = zip(cubes, admitted, strict=True)
+        changed = [place for place, (old, new) in enumerate(pairs) if old.text != new.text]
+        arrivals = self._arrivals(part, admitted, given, changed)
         return [
             staging.put_ids(self._loading, fresh),
-            staging.put_cubes(self._loading, self._arrivals(part, cubes, {**given, **fresh})),
+            staging.put_cubes(self._loading, arrivals),
         ]
 
     def _fresh(self, cubes: Mapping[UUID, KeptCube]) -> dict[UUID, Staged]:
@@ -164,22 +192,33 @@ class Staging:
         return bundle_id(self._loading.namespace(cube.below), name, cube.owner)
 
     def _arrivals(
-        self, part: Part, cubes: Sequence[KeptCube], given: Mapping[UUID, Staged]
+        self,
+        part: Part,
+        cubes: Sequence[KeptCube],
+        given: Mapping[UUID, Staged],
+        changed: Sequence[int],
     ) -> Iterator[Arrival]:
         """Yield cubes with what search needs; words are looked for while the server stores."""
-        vectors = self._vectors(part, cubes, given)
+        vectors = self._vectors(part, cubes, given, changed)
         for cube, vector in zip(cubes, vectors, strict=True):
             id, known = given[cube.id]
             words = None if known else reader.words_in(cube.text, _origin(cube))
             yield Arrival(cube, id, words, vector)
 
     def _vectors(
-        self, part: Part, cubes: Sequence[KeptCube], given: Mapping[UUID, Staged]
+        self,
+        part: Part,
+        cubes: Sequence[KeptCube],
+        given: Mapping[UUID, Staged],
+        changed: Sequence[int],
     ) -> Sequence[bytes | None]:
-        if part.embeddings is not None and self._source.vectors_fit:
-            return binary.packed_halfvecs(part.embeddings)
+        """Return vectors: the archive's, and new ones where those are of another model or text."""
         vectors: list[bytes | None] = [None] * len(cubes)
-        places = [place for place, cube in enumerate(cubes) if not given[cube.id].known]
+        wanted: Sequence[int] = range(len(cubes))
+        if part.embeddings is not None and self._source.vectors_fit:
+            vectors[:] = binary.packed_halfvecs(part.embeddings)
+            wanted = changed
+        places = [place for place in wanted if not given[cubes[place].id].known]
         for start in range(0, len(places), REEMBED_BATCH):
             batch = places[start : start + REEMBED_BATCH]
             made = self._engine.vectors([cubes[place].text for place in batch])
@@ -193,10 +232,7 @@ class Staging:
         given = self._engine.run(staging.ids(self._loading, named))
         for number, edge in enumerate(edges, 1):
             if edge.child not in given:
-                raise ArchiveInvalid(
-                    f"{self._source.path}: {part_name(part.kind, part.number)}, record {number}: "
-                    f"it has no cube {edge.child}"
-                )
+                raise ArchiveInvalid(f"{self._where(part, number)}: it has no cube {edge.child}")
         return [
             replace(
                 edge,

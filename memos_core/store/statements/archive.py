@@ -14,8 +14,6 @@ from typing import LiteralString, cast
 
 from memos_core.governance import Right
 from memos_core.kept import KeptEvent, KeptGrant, KeptMessage
-from memos_core.namespace import Namespace
-from memos_core.rules import Rules
 from memos_core.store.statement import Row, Statement
 from memos_core.store.statements.grants import MAY_SEE
 from memos_core.store.statements.permission import (
@@ -190,26 +188,6 @@ def events(extent: Extent) -> Statement[list[KeptEvent]]:
             )
             for row in rows
         ],
-    )
-
-
-_RULES: LiteralString = """
-    SELECT namespace, rules FROM memos.rules
-    WHERE tenant = %(tenant)s AND (
-        namespace = (%(namespace)s::text[])[:cardinality(namespace)]
-        OR namespace[:cardinality(%(namespace)s::text[])] = %(namespace)s::text[]
-    )
-    """
-
-
-def rules(extent: Extent) -> Statement[dict[Namespace, Rules]]:
-    """Read the rules of the view, of all below it and of all above it."""
-    return Statement(
-        sql=_RULES,
-        parameters=extent.scope.parameters(),
-        read=lambda rows: {
-            Namespace(*row["namespace"]): Rules.from_json(row["rules"]) for row in rows
-        },
     )
 
 

@@ -5,9 +5,10 @@ They run in one transaction and in the order in which they stand here.
 
 from __future__ import annotations
 
-from typing import LiteralString
+from typing import LiteralString, NamedTuple
 
 from memos_core.embedder import Model
+from memos_core.namespace import Namespace
 from memos_core.store.statement import Statement
 from memos_core.store.statements.columns import COLUMNS, SAID, SEARCHED
 from memos_core.store.statements.staging import MADE_OF, MINE, Loading, counted
@@ -15,6 +16,37 @@ from memos_core.store.statements.staging import MADE_OF, MINE, Loading, counted
 _LOADED: LiteralString = (
     "(SELECT id FROM memos.staged_id WHERE " + MINE + " AND (fate IS NULL OR fate = 'replacing'))"
 )
+
+
+class Arriving(NamedTuple):
+    """How much is about to be loaded into a namespace."""
+
+    namespace: Namespace
+    cubes: int
+    characters: int
+
+
+_ARRIVING: LiteralString = (
+    "SELECT namespace, count(*) AS cubes, sum(length(text))::bigint AS characters "
+    "FROM memos.staged_cube WHERE superseded_at IS NULL AND "
+    + MINE
+    + " AND id IN "
+    + _LOADED
+    + " GROUP BY namespace"
+)
+
+
+def arriving(loading: Loading) -> Statement[list[Arriving]]:
+    """Count the cubes that will stand, by their namespaces."""
+    return Statement(
+        sql=_ARRIVING,
+        parameters=loading.parameters(),
+        read=lambda rows: [
+            Arriving(Namespace(*row["namespace"]), row["cubes"], row["characters"]) for row in rows
+        ],
+    )
+
+
 _MESSAGES: LiteralString = (
     """
     INSERT INTO memos.message (

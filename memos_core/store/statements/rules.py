@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import LiteralString
 
@@ -24,19 +23,39 @@ _RULED: LiteralString = """
     """
 
 
+_AROUND: LiteralString = """
+    SELECT namespace, rules, version FROM memos.rules
+    WHERE tenant = %(tenant)s AND (
+        namespace = (%(namespace)s::text[])[:cardinality(namespace)]
+        OR namespace[:cardinality(%(namespace)s::text[])] = %(namespace)s::text[]
+    )
+    """
+
+
 def in_force(scope: Scope) -> Statement[Ruled]:
     """Read the rules in force in a namespace: the nearest."""
-    return Statement(sql=_RULED, parameters=scope.parameters(), read=_ruled)
+    return Statement(
+        sql=_RULED,
+        parameters=scope.parameters(),
+        read=lambda rows: _ruled(rows[0]) if rows else Ruled(),
+    )
 
 
-def _ruled(rows: Sequence[Row]) -> Ruled:
-    for row in rows:
-        return Ruled(
-            rules=Rules.from_json(row["rules"]),
-            namespace=Namespace(*row["namespace"]),
-            version=row["version"],
-        )
-    return Ruled()
+def around(scope: Scope) -> Statement[dict[Namespace, Ruled]]:
+    """Read the rules of a namespace, of all below it and of all above it."""
+    return Statement(
+        sql=_AROUND,
+        parameters=scope.parameters(),
+        read=lambda rows: {Namespace(*row["namespace"]): _ruled(row) for row in rows},
+    )
+
+
+def _ruled(row: Row) -> Ruled:
+    return Ruled(
+        rules=Rules.from_json(row["rules"]),
+        namespace=Namespace(*row["namespace"]),
+        version=row["version"],
+    )
 
 
 _SET: LiteralString = """
