@@ -19,6 +19,7 @@ from memos_core.sensitivity import (
     Sensitive,
     ValuesVerdict,
     Verdict,
+    dialling,
     find,
     judge,
     judge_values,
@@ -622,7 +623,7 @@ def matched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         given.append(text)
         return matcher(text, *args, **options)
 
-    monkeypatch.setattr(phonenumbers, "PhoneNumberMatcher", spy)
+    monkeypatch.setattr(dialling, "PhoneNumberMatcher", spy)
     return given
 
 
