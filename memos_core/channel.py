@@ -108,3 +108,12 @@ class SyncReport:
     def __bool__(self) -> bool:
         """Tell whether anything changed."""
         return bool(self.added or self.updated or self.withdrawn)
+
+    def __add__(self, other: SyncReport) -> SyncReport:
+        """Return what two syncs brought."""
+        return SyncReport(
+            added=self.added + other.added,
+            updated=self.updated + other.updated,
+            withdrawn=self.withdrawn + other.withdrawn,
+            withheld=self.withheld + other.withheld,
+        )

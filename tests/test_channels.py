@@ -339,7 +339,7 @@ def test_what_was_made_of_a_copy_follows_it(acme: View, globex: View) -> None:
 
 
 def test_many_come_in_batches(acme: View, globex: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memos_core.view.channels.BATCH", 7)
+    monkeypatch.setattr("memos_core.view.delivering.BATCH", 7)
     acme.add([f"tea {n}" for n in range(30)])
     acme.publish("all")
     globex.subscribe("all")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -21,45 +20,13 @@ from memos_core.checks import (
     checked_time,
     checked_ttl,
 )
-from memos_core.cube import MemCube, Provenance, State
-from memos_core.errors import InvalidInput, SensitiveText
+from memos_core.errors import InvalidInput
 from memos_core.filters import compiled
 from memos_core.rules import Rules
-from memos_core.sensitivity import Action, Sensitive, judge, judge_values
-from memos_core.store.statements import channels, cubes, forgetting
-from memos_core.store.statements.channels import Change, Offer
-from memos_core.store.statements.scope import Scope
+from memos_core.sensitivity import Action, Sensitive
+from memos_core.store.statements import channels, deliveries
+from memos_core.view.delivering import Delivery
 from memos_core.view.ruling import Ruling
-from memos_core.view.writing import Writing
-
-BATCH = 200  # cubes that are delivered in one transaction
-
-
-@dataclass(slots=True)
-class _Brought:
-    """What a sync has brought so far."""
-
-    added: list[UUID] = field(default_factory=list[UUID])
-    updated: list[UUID] = field(default_factory=list[UUID])
-    withdrawn: list[UUID] = field(default_factory=list[UUID])
-    withheld: int = 0
-
-    def report(self) -> SyncReport:
-        return SyncReport(
-            added=tuple(self.added),
-            updated=tuple(self.updated),
-            withdrawn=tuple(self.withdrawn),
-            withheld=self.withheld,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Masked:
-    """A cube as it may be delivered; None of a text where it may not be."""
-
-    text: str | None
-    metadata: dict[str, object]
-    hidden: bool
 
 
 class Publishing(Ruling):
@@ -168,11 +135,7 @@ class Publishing(Ruling):
         """Take no more, and forget the copies; return which. Nothing where there is none."""
         id = subscription.id if isinstance(subscription, Subscription) else checked_id(subscription)
         ended = self.engine.run(channels.unsubscribe(self._scope, id))
-        brought = _Brought()
-        if ended is not None:
-            for offer in self.engine.run(channels.offers(self._scope, ended)):
-                self._take_away(ended, offer, [], brought)
-        return brought.report()
+        return SyncReport() if ended is None else self._sum(Delivery.end, ended)
 
     def subscriptions(self) -> list[Subscription]:
         """Return what this view takes, the oldest first."""
@@ -189,11 +152,8 @@ class Publishing(Ruling):
             LimitExceeded: the rules of this namespace let no more in.
             CubeFrozen: a frozen copy was withdrawn.
         """
-        brought = _Brought()
-        for subscription in self.engine.run(channels.subscriptions(self._scope)):
-            for offer in self.engine.run(channels.offers(self._scope, subscription)):
-                self._bring(subscription, offer, brought)
-        return brought.report()
+        taken = self.engine.run(channels.subscriptions(self._scope))
+        return sum((self._sum(Delivery.bring, one) for one in taken), SyncReport())
 
     def pushes(self, *, timeout: float | None = None) -> Generator[SyncReport]:
         """Sync now, and again whenever a publisher changes something; yield what changed.
@@ -207,161 +167,13 @@ class Publishing(Ruling):
                 if report := self.sync():
                     yield report
 
-    def _bring(self, subscription: Subscription, offer: Offer, brought: _Brought) -> None:
-        """Bring one publication's copies up to date."""
-        publication = offer.publication
-        scope = Scope(namespace=publication.namespace, caller=offer.caller)
-        wanted = publication.matching & subscription.matching if offer.stands else None
-        ids = [] if wanted is None else self.engine.run(channels.matches(scope, wanted))
-        kept: list[UUID] = []
-        for start in range(0, len(ids), BATCH):
-            batch = ids[start : start + BATCH]
-            held_back = self._deliver(subscription, offer, batch, brought)
-            kept += [cube for cube in batch if cube not in held_back]
-        self._take_away(subscription, offer, kept, brought)
-
-    def _deliver(
-        self,
-        subscription: Subscription,
-        offer: Offer,
-        ids: Sequence[UUID],
-        brought: _Brought,
-    ) -> set[UUID]:
-        """Deliver a batch in one transaction; return what the rules of one side keep back."""
-        publication = offer.publication
-        scope = Scope(namespace=publication.namespace, caller=offer.caller)
-        held_back: set[UUID] = set()
-        added: list[UUID] = []
-        updated: list[UUID] = []
-        with self.engine.joined() as (engine, transaction):
-            transaction.run(channels.lock(publication.id, subscription.id))
-            copies = _Copies(engine, subscription.namespace, self.caller)
-            for change in transaction.run(
-                channels.changed(
-                    scope, ids, publication=publication.id, subscription=subscription.id
-                )
-            ):
-                masked = _masked(change.source, publication)
-                if masked.text is None:
-                    held_back.add(change.source.id)
-                    continue
-                copy = change.copy
-                try:
-                    if copy is None:
-                        copy = copies.make(change, masked, publication)
-                        added.append(copy)
-                    elif copies.change(copy, change.source, masked):
-                        updated.append(copy)
-                except SensitiveText:
-                    held_back.add(change.source.id)
-                    continue
-                transaction.run(channels.delivered(scope, publication, subscription, change, copy))
-                transaction.run(channels.received(copies.scope, publication, change, copy))
-        brought.added += added
-        brought.updated += updated
-        brought.withheld += len(held_back)
-        return held_back
-
-    def _take_away(
-        self, subscription: Subscription, offer: Offer, kept: Sequence[UUID], brought: _Brought
-    ) -> None:
-        """Forget the copies of all but what is kept."""
-        publication = offer.publication
-        scope = Scope(namespace=publication.namespace, caller=offer.caller)
-        with self.engine.joined() as (engine, transaction):
-            transaction.run(channels.lock(publication.id, subscription.id))
-            copies = _Copies(engine, subscription.namespace, None)
-            gone = transaction.run(
-                channels.gone(scope, kept, publication=publication.id, subscription=subscription.id)
-            )
-            withdrawn = copies.forget_those_there(gone)
-        brought.withdrawn += withdrawn
-
-
-class _Copies(Writing):
-    """The copies in a subscriber's namespace, in the transaction that delivers them."""
-
-    @property
-    def scope(self) -> Scope:
-        """Where they are, and on whose behalf."""
-        return self._scope
-
-    def make(self, change: Change, masked: _Masked, publication: Publication) -> UUID:
-        """Store a copy; return its id."""
-        source, text = change.source, cast("str", masked.text)
-        provenance = Provenance(
-            source=source.provenance.source,
-            created_by=self.caller.user if self.caller else None,
-            publisher=publication.namespace.tenant,
-            channel=publication.channel,
-            licence=publication.licence,
-            watermark=publication.watermark,
-        )
-        header = cubes.Header(
-            semantic_type=source.semantic_type,
-            tags=source.tags,
-            metadata=masked.metadata,
-            owner=self.caller.user if self.caller else None,
-            sensitivity=source.governance.sensitivity,
-            valid_from=source.valid_from,
-            valid_to=source.valid_to,
-            ttl=_left(source.governance.expires_at, publication.expires_at),
-        )
-
-        ruled = self.engine.rules(self._scope)
-        draft = self._draft(uuid7(), text, provenance, header, ruled.rules)
-        same = not masked.hidden and draft.text == source.text
-        vectors = change.embedding if same else self.engine.documents([draft.text])
-        (cube,) = self._write(
-            ruled,
-            cubes.add(
-                self._scope,
-                [draft],
-                vectors,
-                model=self.engine.model,
-                kind="copied",
-                rules=ruled.version,
-            ),
-            cubes=1,
-            characters=len(draft.text),
-            writes=1,
-        )
-        return cube.id
-
-    def change(self, copy: UUID, source: MemCube, masked: _Masked) -> bool:
-        """Make a copy say what its source says now; False where it is no more, frozen, or does."""
-        known = self.engine.run(cubes.current(self._scope, [copy])).get(copy)
-        if known is None or known.cube.state is State.FROZEN:
-            return False
-        now, text = known.cube, cast("str", masked.text)
-        if (now.text, now.tags, now.metadata, now.semantic_type, now.valid_from, now.valid_to) == (
-            text,
-            source.tags,
-            masked.metadata,
-            source.semantic_type,
-            source.valid_from,
-            source.valid_to,
-        ):
-            return False
-        self.update(
-            copy,
-            None if now.text == text else text,
-            tags=source.tags,
-            metadata=masked.metadata,
-            semantic_type=source.semantic_type,
-            valid_from=source.valid_from,
-            valid_to=source.valid_to,
-        )
-        return True
-
-    def forget_those_there(self, copies: Sequence[UUID]) -> list[UUID]:
-        """Forget copies, of which some may be gone already; return those that were there."""
-        if not copies:
-            return []
-        there = self.engine.run(forgetting.there(self._scope, copies))
-        if there:
-            self.forget(there)
-        return there
+    def _sum(
+        self, step: Callable[[Delivery], SyncReport], subscription: Subscription
+    ) -> SyncReport:
+        """Take a step with all that is and was offered to a subscription; return what it did."""
+        offers = self.engine.run(deliveries.offers(self._scope, subscription))
+        done = (step(Delivery(self.engine, self.caller, subscription, one)) for one in offers)
+        return sum(done, SyncReport())
 
 
 def _matching(
@@ -374,24 +186,3 @@ def _matching(
         else checked_key(semantic_type, what="semantic_type"),
         conditions=compiled(filter),
     )
-
-
-def _masked(cube: MemCube, publication: Publication) -> _Masked:
-    """Return a cube as a publication may show it."""
-    if not publication.mask:
-        return _Masked(text=cube.text, metadata=dict(cube.metadata), hidden=False)
-    told = judge(cube.text, publication.mask, region=publication.region)
-    noted = judge_values(dict(cube.metadata), publication.mask, region=publication.region)
-    if told.refused or noted.refused:
-        return _Masked(text=None, metadata={}, hidden=True)
-    return _Masked(
-        text=told.text,
-        metadata=cast("dict[str, object]", noted.values),
-        hidden=told.text != cube.text,
-    )
-
-
-def _left(*ends: datetime | None) -> float | None:
-    """Return the seconds to the first of some moments, None where there is none."""
-    known = [end for end in ends if end is not None]
-    return max(0.001, (min(known) - datetime.now(UTC)).total_seconds()) if known else None

@@ -19,7 +19,7 @@ from memos_core.lineage import Relation
 from memos_core.message import Message
 from memos_core.resolution import NEAREST, Candidate, Outcome, Resolution, Turn
 from memos_core.rules import Ruled
-from memos_core.store.statements import cubes, lineage
+from memos_core.store.statements import cubes, events, lineage
 from memos_core.store.statements import resolution as statements
 from memos_core.store.statements.resolution import Absorbed
 from memos_core.view.ruling import Ruling
@@ -291,7 +291,7 @@ class Resolving(Ruling):
             transaction.run(lineage.relate(self._scope, cube, decided.other, Relation.CONTRADICTS))
         if decided.outcome is not Outcome.ADD or decided.passed_over:
             ids = [cube] if decided.other is None else [cube, decided.other]
-            transaction.run(statements.record(self._scope, ids, _details(step)))
+            transaction.run(events.logged(self._scope, "resolved", _details(step), cubes=ids))
 
 
 def _planned(

@@ -146,18 +146,22 @@ def denied(scope: Scope, cubes: Sequence[UUID], right: str) -> Statement[None]:
 _LOGGED: LiteralString = """
     INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
     VALUES (
-        %(tenant)s, now(), %(kind)s, %(namespace)s::text[], %(caller)s::jsonb, '{}',
-        %(details)s::jsonb
+        %(tenant)s, clock_timestamp(), %(kind)s, %(namespace)s::text[], %(caller)s::jsonb,
+        %(ids)s::uuid[], %(details)s::jsonb
     )
     RETURNING id
     """
 
 
-def logged(scope: Scope, kind: str, details: Mapping[str, Any]) -> Statement[None]:
-    """Write down what was done with a view as a whole, or refused by its rules."""
+def logged(
+    scope: Scope, kind: str, details: Mapping[str, Any], *, cubes: Sequence[UUID] = ()
+) -> Statement[None]:
+    """Write down what was done with cubes, or with a view as a whole, or refused by its rules."""
     return Statement(
         sql=_LOGGED,
-        parameters=scope.parameters(kind=kind, details=json.dumps(dict(details))),
+        parameters=scope.parameters(
+            kind=kind, ids=list(cubes), details=json.dumps(dict(details), ensure_ascii=False)
+        ),
         read=ignored,
     )
 

@@ -288,23 +288,5 @@ def absorb(
     )
 
 
-_RECORD: LiteralString = """
-    INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
-    SELECT
-        %(tenant)s, clock_timestamp(), 'resolved', %(namespace)s::text[], %(caller)s::jsonb,
-        %(ids)s::uuid[], %(details)s::jsonb
-    RETURNING id
-    """
-
-
-def record(scope: Scope, cubes: Sequence[UUID], details: Mapping[str, object]) -> Statement[None]:
-    """Write down what became of a turn that has a cube of its own."""
-    return Statement(
-        sql=_RECORD,
-        parameters=scope.parameters(ids=list(cubes), details=_json(dict(details))),
-        read=ignored,
-    )
-
-
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
