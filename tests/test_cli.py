@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from memos_core.cli import app, commands, main, options
+from memos_core.cli import app, main, program
 from memos_core.memos import MemOS
 from tests.support import WordEmbedder
 
@@ -28,7 +28,7 @@ def memos_command(database: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     def open_with_words(where: str | None = None) -> MemOS:
         return opened(where, embedder=WordEmbedder())
 
-    monkeypatch.setattr(options.MemOS, "open", open_with_words)
+    monkeypatch.setattr(program.MemOS, "open", open_with_words)
     monkeypatch.setenv("MEMOS_DATABASE", database)
     monkeypatch.setenv("COLUMNS", "200")
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
@@ -104,6 +104,20 @@ def test_ingests_files(memos_command: Callable[..., Result], tmp_path: Path, tex
     assert hit["cube"]["provenance"]["session"] == ("monday" if "sessions" in text else None)
 
 
+def test_resolves_what_is_said_again(memos_command: Callable[..., Result], tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    said = ["I have two dogs.", "I have three dogs."]
+    turns = [{"role": "user", "name": "Ann", "content": text} for text in said]
+    file.write_text(json.dumps(turns), "utf-8")
+    assert answer(memos_command("ingest", file, "--at", "a", "--json"))["cubes"] == 2
+    resolved = answer(memos_command("ingest", file, "--resolve", "--at", "b", "--json"))
+    assert resolved == {"messages": 2, "cubes": 1}
+    (hit,) = answer(memos_command("search", "dogs", "--at", "b", "--json"))
+    assert (hit["cube"]["text"], hit["cube"]["version"]) == (said[1], 2)
+    shown = memos_command("ingest", file, "--resolve", "--at", "c").stdout
+    assert "2 messages read, 1 new or changed cubes" in shown
+
+
 @pytest.mark.parametrize("flag", [[], ["--json"]])
 def test_an_error_is_one_line_and_exit_code_1(
     memos_command: Callable[..., Result],
@@ -138,7 +152,9 @@ def test_reembeds_with_another_model(
     memos_command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memos_command("add", "Ann likes tea.", "Ann likes cake.")
-    monkeypatch.setattr(commands, "load_embedder", lambda name: WordEmbedder(name, width=32))
+    monkeypatch.setattr(
+        "memos_core.cli.database.load_embedder", lambda name: WordEmbedder(name, width=32)
+    )
     done = answer(memos_command("reembed", "--model", "other", "--json"))
     assert done == {"embedder": "other", "versions": 2}
     done = answer(memos_command("reembed", "--model", "e", "--query-prefix", "q: ", "--json"))
@@ -235,7 +251,7 @@ def test_says_what_is_allowed(memos_command: Callable[..., Result]) -> None:
     assert type(memos_command("add", "two").exception).__name__ == "LimitExceeded"
     assert "max_cubes" in memos_command("rules").stdout
     assert "no rules" in memos_command("rules", "--clear").stdout
-    assert "no rules:" in str(memos_command("rules", '{"most": 1}').exception)
+    assert "no rule is called 'most'" in str(memos_command("rules", '{"most": 1}').exception)
 
 
 def test_publishes_and_takes(memos_command: Callable[..., Result], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from memos_core.cli import commands
+from memos_core.cli import app
 from memos_core.demo import run
 
 
@@ -36,7 +36,7 @@ def test_its_exit_code_is_honest(
     failures: list[str], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("memos_core.demo.run", lambda _console: failures)
-    result = CliRunner().invoke(commands.app, ["demo", "--json"])
+    result = CliRunner().invoke(app, ["demo", "--json"])
     assert result.exit_code == code
     assert json.loads(result.stdout) == {"failures": failures}
 
@@ -46,6 +46,6 @@ def test_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "memos_core.demo", raising=False)
     monkeypatch.delitem(sys.modules, "memos_core.demo.tour", raising=False)
     monkeypatch.delitem(sys.modules, "memos_core.demo.frameworks", raising=False)
-    result = CliRunner().invoke(commands.app, ["demo"])
+    result = CliRunner().invoke(app, ["demo"])
     assert result.exit_code == 1
     assert "the demo needs langchain.agents: pip install" in result.stderr.replace("\n", " ")

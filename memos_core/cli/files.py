@@ -1,55 +1,68 @@
-"""Conversations in files."""
+"""Commands that write memories to files, and read them from files."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Literal
 
-from memos_core.errors import InvalidInput
+import typer
+from rich.text import Text
 
+from memos_core.cli import show
+from memos_core.cli.options import Licence, Overwrite, Watermark
+from memos_core.cli.plain import plain
+from memos_core.cli.program import Answer, Report, section
+from memos_core.view import View
 
-def conversation(path: Path) -> list[dict[str, Any]]:
-    """Read chat messages from a JSON or JSON Lines file; ``-`` is standard input.
-
-    A list of messages, ``{"messages": [...]}``, ``{"sessions": [{"id", "messages"}]}``, or one
-    message a line; a session's id goes to its messages.
-
-    Raises:
-        InvalidInput: the file cannot be read, or holds something else.
-    """
-    try:
-        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        text = raw.decode("utf-8-sig")  # a mark of the byte order is no text
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read {path}: {error}") from error
-    try:
-        return list(_messages(_values(text), None))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InvalidInput(f"{path} is neither JSON nor JSON Lines: {error}") from error
+command = section("Files")
 
 
-def _values(text: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
+@command("dumping")
+def dump(
+    view: View,
+    report: Report,
+    file: Annotated[Path, typer.Argument(help="A file to write.")],
+    events: Annotated[bool, typer.Option("--events", help="With the audit log.")] = False,
+    watermark: Watermark = None,
+    licence: Licence = None,
+    overwrite: Overwrite = False,
+) -> Answer:
+    """Write a namespace to one file: cubes, histories, messages, lineage, grants, vectors."""
+    done = view.dump(
+        file,
+        events=events,
+        watermark=watermark,
+        licence=licence,
+        overwrite=overwrite,
+        report=report,
+    )
+    return done, show.fields(plain(done))
 
 
-def _messages(value: object, session: str | None) -> Iterator[dict[str, Any]]:
-    if isinstance(value, list):
-        for inner in cast("list[object]", value):
-            yield from _messages(inner, session)
-    elif isinstance(value, Mapping):
-        record = cast("Mapping[str, Any]", value)
-        if "sessions" in record or "messages" in record:
-            inside = record.get("sessions", record.get("messages"))
-            yield from _messages(inside, record.get("id", session))
-        elif session is None:
-            yield dict(record)
-        else:
-            yield {"session": session, **record}
-    else:
-        raise InvalidInput(f"expected chat messages, found {type(value).__name__}")
+@command("loading")
+def load(
+    view: View,
+    report: Report,
+    file: Annotated[Path, typer.Argument(help="A file that dump wrote.")],
+    conflict: Annotated[
+        Literal["skip", "replace", "new ids"],
+        typer.Option(help="What to do about cubes that are there already."),
+    ] = "skip",
+) -> Answer:
+    """Bring a dumped file into a namespace; an interrupted load goes on where it stopped."""
+    done = view.load(file, conflict=conflict, report=report)
+    return done, show.fields(plain(done))
+
+
+@command("importing", name="import")
+def import_file(
+    view: View,
+    file: Annotated[Path, typer.Argument(help="What another memory layer wrote.")],
+    format: Annotated[
+        str | None, typer.Option(help="langgraph, mem0 or llamaindex. [default: recognised]")
+    ] = None,
+) -> Answer:
+    """Take over a dump of LangGraph's store, an export of mem0, a chat store of LlamaIndex."""
+    done = view.import_file(file, format=format)
+    words = f"{len(done.cubes)} new cube(s) from {done.format}, {done.skipped} skipped"
+    return done, Text(words)

@@ -1,35 +1,13 @@
-"""What the commands share: their options, the memory they open, and how they answer."""
+"""The options that several commands have."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from datetime import datetime
-from typing import Annotated, NoReturn, cast
+from typing import Annotated, cast
 
 import typer
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from memos_core.cli.plain import as_json
-from memos_core.errors import InvalidInput, MemOSError
-from memos_core.governance import Caller
-from memos_core.memos import MemOS
-from memos_core.view import View
-
-app = typer.Typer(
-    name="memos",
-    help="Memory for language-model applications: remember, find, update and forget.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-
-output = Console()
-progress_output = Console(stderr=True)  # so that --json can be piped
-_caller: ContextVar[Caller | None] = ContextVar("caller", default=None)  # who asks
+from memos_core.errors import InvalidInput
 
 Database = Annotated[
     str | None,
@@ -48,44 +26,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Id = Annotated[str, typer.Argument(help="The id of a cube.")]
 Ids = Annotated[list[str], typer.Argument(help="The ids of cubes.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag; repeatable.")]
-AsOf = Annotated[
-    datetime | None, typer.Option(help="What was known at this time (this machine's zone).")
+Filter = Annotated[
+    str, typer.Option("--filter", help='What metadata must be: {"year": {"$gte": 2020}}.')
 ]
-
-
-@app.callback()
-def _who(
-    user: Annotated[
-        str | None, typer.Option("--as", help="Ask as this user. [default: the application]")
-    ] = None,
-    role: Annotated[list[str] | None, typer.Option(help="A role he has; repeatable.")] = None,
-    circumstances: Annotated[
-        str, typer.Option("--context", help='In what context: {"place": "ward"}.')
-    ] = "{}",
-) -> None:
-    """Memory for language-model applications: remember, find, update and forget."""
-    if user is None and (role or circumstances != "{}"):
-        raise InvalidInput("--role and --context are those of somebody: say who with --as")
-    values = json_object(circumstances, option="--context")
-    _caller.set(Caller(user=user, roles=tuple(role or ()), context=values) if user else None)
-
-
-def main() -> None:
-    """Run the command line; errors of ours are printed in a line and exit with 1."""
-    try:
-        app()
-    except MemOSError as error:
-        _fail(error)
-
-
-def _fail(error: MemOSError) -> NoReturn:
-    name = type(error).__name__
-    if "--json" in sys.argv:
-        print(json.dumps({"error": name, "message": str(error)}), file=sys.stderr)  # noqa: T201
-    else:
-        progress_output.print(f"[bold red]{name}[/]: ", end="")
-        progress_output.print(str(error), markup=False, highlight=False)
-    raise SystemExit(1)
+Licence = Annotated[str | None, typer.Option(help="The licence under which it is given.")]
+Watermark = Annotated[str | None, typer.Option(help="A mark of each copy.")]
+Expected = Annotated[int | None, typer.Option(help="Refuse if it is at another version by now.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Even if there is such a file.")]
+# Times are read by the verbs: as ISO 8601, in this machine's zone where they name none.
+AsOf = Annotated[str | None, typer.Option(metavar="TIME", help="What was known then.")]
+Since = Annotated[str | None, typer.Option(metavar="TIME", help="Not before.")]
+Before = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before.")]
+Until = Annotated[str | None, typer.Option(metavar="TIME", help="Until then.")]
 
 
 def json_object(text: str, *, option: str) -> dict[str, object]:
@@ -96,40 +48,10 @@ def json_object(text: str, *, option: str) -> dict[str, object]:
     """
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InvalidInput(f"{option} is no JSON: {error}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InvalidInput(
+            f"""{option} is a JSON object such as '{{"year": 2020}}', not {text!r}: {error}"""
+        ) from error
     if not isinstance(value, dict):
-        raise InvalidInput(f"{option} is a JSON object, not {text}")
+        raise InvalidInput(f"""{option} is a JSON object such as '{{"year": 2020}}', not {text}""")
     return cast("dict[str, object]", value)
-
-
-@contextmanager
-def opened(database: str | None, at: list[str] | None, doing: str) -> Generator[View]:
-    """Open the memory; loading the model or starting the server can take seconds, so say so."""
-    with progress_output.status(doing), MemOS.open(database) as memos:
-        yield view_of(memos, at)
-
-
-def view_of(memos: MemOS, at: list[str] | None) -> View:
-    """Return the view that the options name."""
-    return memos.at(*(at or memos.namespace), caller=_caller.get())
-
-
-def answer(value: object, shown: RenderableType, *, raw: bool) -> None:
-    """Print an answer as JSON, or as it is shown to people."""
-    if raw:
-        output.out(as_json(value), highlight=False)
-    else:
-        output.print(shown)
-
-
-def progress() -> Progress:
-    """Return a bar for what takes long."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=progress_output,
-        transient=True,
-    )
