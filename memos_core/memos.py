@@ -110,6 +110,8 @@ class MemOS(View):
 
         Raises:
             PipelineFailed: the database refused a verb, and the block went on regardless.
+            TransactionCollided: it and another transaction waited for each other; nothing of it
+                happened, and all of it is to be run again, by a function that takes ``p``.
         """
         return pipeline(self.engine, self.namespace, self.caller, dry_run=dry_run)
 
@@ -118,6 +120,9 @@ class MemOS(View):
 
         Of the whole database: the log is kept in months for that. ``export_events`` keeps a copy.
         How often a cube was read is counted from the log, so older reads no longer count.
+
+        The log of each tenant that lost lines, and of this memory's own, has it as ``dropped``:
+        which months, before when, and how many lines of the tenant's.
 
         Raises:
             InvalidInput: no time, or one in the future.
@@ -130,7 +135,13 @@ class MemOS(View):
         moment = checked_time(before, what="before")
         if moment is None or moment > datetime.now(UTC):
             raise InvalidInput(f"before must be a time that has passed, not {before!r}")
-        return self.engine.run(sweeping.drop_events(moment))
+        with self.engine.long_transaction() as transaction:
+            lost = transaction.run(sweeping.losing_events(moment))
+            months = transaction.run(sweeping.drop_events(moment))
+            if months:
+                lines = {self.namespace.tenant: 0, **lost}
+                transaction.run(sweeping.log_dropped(moment, months, lines))
+        return months
 
     def close(self) -> None:
         """Close the connections; a private server stops when its last user has closed."""

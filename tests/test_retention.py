@@ -196,18 +196,28 @@ def test_months_of_the_log_are_dropped(database: str, memos: MemOS) -> None:
         connection.execute(
             "INSERT INTO memos.event (tenant, at, kind, namespace, cube_ids, details) "
             "VALUES ('default', '2025-01-05', 'added', '{default}', '{}', '{}'),"
+            "('acme', '2025-01-05', 'added', '{acme}', '{}', '{}'),"
+            "('acme', '2025-02-05', 'added', '{acme,ann}', '{}', '{}'),"
+            "('idle', '2024-12-05', 'added', '{idle}', '{}', '{}'),"  # no month is there for it
             "('default', '2025-12-05', 'added', '{default}', '{}', '{}')"
         )
     assert len(memos.events()) == 3
     assert memos.drop_events("2025-12-31T00:00:00+00:00") == ["2025_01", "2025_02"]
-    assert len(memos.events()) == 2
+    dropped, *others = memos.events()
+    assert len(others) == 2
+    months = {"months": ["2025_01", "2025_02"], "before": "2025-12-31T00:00:00+00:00"}
+    assert (dropped.kind, dropped.user) == ("dropped", None)
+    assert dropped.details == {**months, "events": 1}
+    (elsewhere,) = memos.at("acme").events()
+    assert elsewhere.details == {**months, "events": 2}
+    assert [one.kind for one in memos.at("idle").events()] == ["added"]
     assert memos.drop_events("2025-12-31T00:00:00+00:00") == []
     with pytest.raises(InvalidInput, match="passed"):
         memos.drop_events(datetime.now(UTC) + DAY)
     ann = MemOS(memos.engine, memos.namespace, Caller(user="ann"))
     with pytest.raises(NotPermitted, match="may not drop the log"):
         ann.drop_events("2026-01-31T00:00:00+00:00")
-    assert len(memos.events()) == 2
+    assert memos.events() == [dropped, *others]
 
 
 def test_pages_of_the_log_follow_each_other(view: View) -> None:

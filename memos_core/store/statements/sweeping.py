@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import LiteralString
 from uuid import UUID
 
 from memos_core.retention import Retention
-from memos_core.store.statement import Row, Statement
+from memos_core.store.statement import Row, Statement, ignored
 from memos_core.store.statements.permission import (
     MAY_READ,
     MAY_WRITE,
@@ -155,11 +155,53 @@ def _swept(rows: Sequence[Row]) -> Swept:
     )
 
 
+# Lines that came when there was no month for them yet are in none, and stay.
+_LOSING: LiteralString = """
+    SELECT tenant, count(*) AS lines FROM memos.event
+    WHERE at < date_trunc('month', %(before)s::timestamptz AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+        AND tableoid <> 'memos.event_rest'::regclass
+    GROUP BY tenant
+    """
 _DROP_EVENTS: LiteralString = "SELECT memos.drop_event_partitions(%(before)s) AS months"
+_DROPPED: LiteralString = """
+    INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
+    SELECT
+        loser, now(), 'dropped', ARRAY[loser], NULL, '{}',
+        jsonb_build_object('months', %(months)s::text[], 'events', lines, 'before', %(before)s::text)
+    FROM unnest(%(tenants)s::text[], %(lines)s::bigint[]) AS lost (loser, lines)
+    RETURNING id
+    """
+
+
+def losing_events(before: datetime) -> Statement[dict[str, int]]:
+    """Count the lines of the log in months that ended before a moment, by tenant."""
+    return Statement(
+        sql=_LOSING,
+        parameters={"before": before},
+        read=lambda rows: {row["tenant"]: row["lines"] for row in rows},
+        every_tenant=True,
+    )
 
 
 def drop_events(before: datetime) -> Statement[list[str]]:
     """Drop the months of the log that ended before a moment; read which, as YYYY_MM."""
     return Statement(
         sql=_DROP_EVENTS, parameters={"before": before}, read=lambda rows: rows[0]["months"]
+    )
+
+
+def log_dropped(
+    before: datetime, months: Sequence[str], lines: Mapping[str, int]
+) -> Statement[None]:
+    """Write into the log of each tenant which months it lost, and how many lines of its own."""
+    return Statement(
+        sql=_DROPPED,
+        parameters={
+            "before": before.astimezone(UTC).isoformat(),
+            "months": list(months),
+            "tenants": list(lines),
+            "lines": list(lines.values()),
+        },
+        read=ignored,
+        every_tenant=True,
     )
