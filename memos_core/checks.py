@@ -13,7 +13,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from memos_core.errors import InvalidInput
-from memos_core.text import unstorable
+from memos_core.text import MAX_NESTED, unstorable
 
 MAX_ROWS = 10_000  # of one page: answers are built in memory
 MAX_KEY = 512  # bytes of an id or a session: they are index keys
@@ -114,28 +114,30 @@ def as_json_values(value: object) -> object:
     """Return a value as PostgreSQL's jsonb would give it back.
 
     Raises:
-        ValueError: it is no JSON, or holds a text that PostgreSQL cannot store.
+        ValueError: it is no JSON, nests too deep, or holds a text that PostgreSQL cannot store.
     """
     try:
         values: object = json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error
-    for text in _texts(values):
+    for text in _texts(values, MAX_NESTED):
         if problem := unstorable(text):
             raise ValueError(f"a text {problem}")
     return values
 
 
-def _texts(value: object) -> Iterator[str]:
+def _texts(value: object, deep: int) -> Iterator[str]:
     if isinstance(value, str):
         yield value
+    elif isinstance(value, dict | list) and not deep:
+        raise ValueError(f"it nests more than {MAX_NESTED} deep")
     elif isinstance(value, dict):
         for key, inner in cast("dict[str, object]", value).items():
             yield key
-            yield from _texts(inner)
+            yield from _texts(inner, deep - 1)
     elif isinstance(value, list):
         for inner in cast("list[object]", value):
-            yield from _texts(inner)
+            yield from _texts(inner, deep - 1)
 
 
 def checked_time(value: object, *, what: str) -> datetime | None:

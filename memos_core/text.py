@@ -10,6 +10,7 @@ from typing import cast
 
 from memos_core.errors import InvalidText
 
+MAX_NESTED = 64  # of JSON values: an archive's records, of which they are parts, nest at most 100
 QUESTION_CHARACTERS = 4_000  # an embedder sees the first few hundred words at best
 
 # Scripts written without spaces between words. PostgreSQL's parser makes one token of a whole run
@@ -40,10 +41,11 @@ def unstorable(text: str) -> str | None:
     return None
 
 
-def storable(value: object) -> object:
+def storable(value: object, *, deep: int = MAX_NESTED) -> object:
     """Return a value as JSON can hold it and PostgreSQL can store it, whatever it was.
 
-    In texts, NUL bytes and lone surrogates become U+FFFD; what is no JSON becomes its ``str``.
+    In texts, NUL bytes and lone surrogates become U+FFFD; what is no JSON, or nests more than
+    ``deep``, becomes its ``str``.
     """
     if value is None or isinstance(value, bool | int):
         return value
@@ -51,11 +53,11 @@ def storable(value: object) -> object:
         return _UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and deep:
         pairs = cast("Mapping[object, object]", value).items()
-        return {str(storable(str(key))): storable(inner) for key, inner in pairs}
-    if isinstance(value, list | tuple):
-        return [storable(inner) for inner in cast("Sequence[object]", value)]
+        return {str(storable(str(key))): storable(inner, deep=deep - 1) for key, inner in pairs}
+    if isinstance(value, list | tuple) and deep:
+        return [storable(inner, deep=deep - 1) for inner in cast("Sequence[object]", value)]
     return storable(str(value))
 
 

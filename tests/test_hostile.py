@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,6 +23,7 @@ from memos_core import (
     MemOSError,
     Message,
     Namespace,
+    View,
 )
 from tests.support import WordEmbedder
 
@@ -315,6 +317,37 @@ def test_metadata_that_is_a_loop_is_refused(memos: MemOS) -> None:
     for metadata in (loop, {"deep": deep}):
         with pytest.raises(InvalidInput, match="JSON"):
             memos.add("text", metadata=metadata)
+
+
+def test_metadata_nests_as_deep_as_an_archive_can_hold(ann: View, tmp_path: Path) -> None:
+    def nested(depth: int) -> dict[str, Any]:
+        deep: Any = {"leaf": 1}
+        for _ in range(depth - 1):
+            deep = {"in": deep}
+        return deep
+
+    deepest, deeper = nested(64), nested(65)
+    asking = Caller(user="ann", context=deepest)
+    hers = View(ann.engine, ann.namespace, asking)
+    cube = hers.add("text", metadata=deepest)
+    hers.grant(user="bob", cube=cube.id, condition=deepest)
+    turn = {"id": "1", "role": "user", "content": "hello"}
+    ann.ingest([turn | {"metadata": deepest, "tool": deepest["in"]}])
+    ann.dump(tmp_path / "deep.memos", events=True)
+    there = View(ann.engine, type(ann.namespace)("other"))
+    assert there.load(tmp_path / "deep.memos").cubes == 2
+    assert there.get(cube.id).metadata == deepest
+    for attempt in (
+        lambda: ann.add("text", metadata=deeper),
+        lambda: ann.update(cube.id, metadata=deeper),
+        lambda: ann.grant(user="bob", condition=deeper),
+        lambda: Caller(user="ann", context=deeper),
+        lambda: ann.ingest([turn | {"id": "2", "metadata": deeper}]),
+    ):
+        with pytest.raises(InvalidInput, match="nests more than 64 deep"):
+            attempt()
+    (repaired,) = ann.ingest([turn | {"id": "2", "metadata": deeper}], repair=True)
+    assert "'leaf': 1" in str(repaired.metadata)
 
 
 def test_many_texts_in_one_call(database: str) -> None:
