@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
+from uuid import UUID
 
+import psycopg
 import pytest
 from rich.console import Console
 
@@ -23,6 +27,7 @@ from memos_core import (
     PipelineFailed,
     Settings,
     State,
+    TransactionCollided,
     View,
 )
 from memos_core.store.statement import Statement
@@ -136,6 +141,61 @@ def test_others_who_change_the_same_wait(database: str, memos: MemOS) -> None:
             until(lambda: is_blocked(database))
         assert waiting.result(60).version == 3
     assert [one.text for one in memos.history(cube.id)] == ["tea 0", "tea 1", "tea 2"]
+
+
+def test_of_two_that_wait_for_each_other_one_is_to_be_run_again(memos: MemOS) -> None:
+    one, two = memos.add(["one", "two"])
+    ready, failures = threading.Barrier(2), []
+
+    def run(first: UUID, second: UUID) -> None:
+        try:
+            with memos.pipeline() as p:
+                p.update(first, "mine", mode="append")
+                ready.wait()
+                p.update(second, "mine", mode="append")
+        except TransactionCollided as error:
+            failures.append(error)
+            run_alone(first, second)
+
+    def run_alone(first: UUID, second: UUID) -> None:
+        with memos.pipeline() as p:
+            for cube in (first, second):
+                p.update(cube, "mine", mode="append")
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(run, one.id, two.id), pool.submit(run, two.id, one.id)]:
+            done.result()
+    (failure,) = failures
+    assert "run the whole pipeline again" in str(failure)
+    assert [memos.get(cube.id).text for cube in (one, two)] == [
+        "one\nmine\nmine",
+        "two\nmine\nmine",
+    ]
+
+
+def test_one_that_goes_on_after_a_collision_or_collides_at_its_end_says_so(
+    database: str, memos: MemOS
+) -> None:
+    collide = Statement(
+        sql="DO $$BEGIN RAISE 'broken' USING ERRCODE = '40P01'; END$$", parameters={}, read=bool
+    )
+    with pytest.raises(PipelineFailed, match="run the whole pipeline again"), memos.pipeline() as p:
+        with pytest.raises(TransactionCollided):
+            p.engine.run(collide)
+        p.add("tea")
+    with psycopg.connect(database, autocommit=True) as connection:  # as SERIALIZABLE would
+        connection.execute(
+            "CREATE FUNCTION collide() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN RAISE 'broken' USING ERRCODE = '40001'; END$$"
+        )
+        connection.execute(
+            "CREATE CONSTRAINT TRIGGER collide AFTER INSERT ON memos.cube DEFERRABLE "
+            "INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION collide()"
+        )
+    at_its_end = memos.pipeline()
+    with pytest.raises(TransactionCollided, match="run the whole pipeline again"), at_its_end as p:
+        p.add("tea")
+    assert memos.stats().cubes == 0
 
 
 def test_a_read_in_it_does_not_make_its_commit_lazy(
