@@ -53,7 +53,7 @@ def written_lines(
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be written: {error}") from error
+        raise InvalidInput(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         if partial is not None:
             with suppress(FileNotFoundError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -80,14 +80,33 @@ class Rules:
         Raises:
             InvalidInput: somebody else made them, and they are none.
         """
+        _check_names(values, cls, what="the rules have")
         given = dict(values)
+        if given.get("retention") is not None:
+            given["retention"] = _retention(given["retention"])
         try:
-            if kept := given.pop("retention", None):
-                times = {name: _time(kept.get(name)) for name in _TIMES}
-                given["retention"] = Retention(floor=kept["floor"], **times)
             return cls(**given)
-        except (AttributeError, KeyError, OverflowError, TypeError) as error:
+        except TypeError as error:
             raise InvalidInput(f"these are no rules: {error}") from error
+
+
+def _retention(values: object) -> Retention:
+    """Return what is kept, and for how long, from JSON: times are seconds."""
+    if not isinstance(values, Mapping):
+        raise InvalidInput(f"retention is an object such as {{'idle': 86400}}, not {values!r}")
+    given = dict(cast("Mapping[str, Any]", values))
+    _check_names(given, Retention, what="a retention has")
+    try:
+        given |= {name: _time(given.get(name)) for name in _TIMES}
+        return Retention(**given)
+    except (OverflowError, TypeError) as error:
+        raise InvalidInput(f"this is no retention: {error}") from error
+
+
+def _check_names(values: Mapping[str, object], of: type[Rules | Retention], *, what: str) -> None:
+    names = [field.name for field in fields(of)]
+    if unknown := [name for name in values if name not in names]:
+        raise InvalidInput(f"{what} no {unknown[0]!r}; known: {', '.join(names)}")
 
 
 _TIMES = ("idle", "half_life", "archived")

@@ -23,19 +23,30 @@ def messages_in(path: Path) -> list[dict[str, Any]]:
     try:
         raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
         text = raw.decode("utf-8-sig")  # a mark of the byte order is no text
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is no UTF-8 text: {error}") from error
     try:
-        return list(_messages(_values(text), None))
+        return list(_messages(_values(path, text), None))
     except (json.JSONDecodeError, RecursionError) as error:
         raise InvalidInput(f"{path} is neither JSON nor JSON Lines: {error}") from error
 
 
-def _values(text: str) -> object:
+def _values(path: Path, text: str) -> object:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
+    except json.JSONDecodeError as error:
+        whole = error
+    values: list[object] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            values += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            if not values:  # so these are no JSON Lines
+                raise whole from None
+            raise InvalidInput(f"line {number} of {path} is no JSON: {error.msg}") from error
+    return values
 
 
 def _messages(value: object, session: str | None) -> Iterator[dict[str, Any]]:
@@ -52,4 +63,7 @@ def _messages(value: object, session: str | None) -> Iterator[dict[str, Any]]:
         else:
             yield {"session": session, **record}
     else:
-        raise InvalidInput(f"expected chat messages, found {type(value).__name__}")
+        raise InvalidInput(
+            "expected chat messages such as "
+            f"""{{"role": "user", "content": "Hello."}}, found {type(value).__name__}"""
+        )

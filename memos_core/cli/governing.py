@@ -39,6 +39,7 @@ def grant(
     until: Until = None,
 ) -> Answer:
     """Let somebody do something: with a cube, with all of a tag, or with all of the namespace."""
+    _check_whom(user, role, everyone=everyone)
     granted = view.grant(
         user=user,
         role=role,
@@ -66,6 +67,8 @@ def revoke(
     ] = None,
 ) -> Answer:
     """Take back a grant, or all to somebody about something."""
+    if id is None:
+        _check_whom(user, role, everyone=everyone)
     revoked = view.revoke(
         id, user=user, role=role, everyone=everyone, cube=cube, tag=tag, rights=right
     )
@@ -91,18 +94,13 @@ def rules(
     """Show what is allowed in a namespace, or say it anew."""
     if new is not None and clear:
         raise InvalidInput("give new rules or --clear, not both")
-    if new is not None or clear:
-        view.set_rules(None if new is None else _rules(new))
+    wanted = None if new is None else Rules.from_json(json_object(new, option="what to allow"))
+    if wanted is not None or clear:
+        view.set_rules(wanted)
     found = view.rules().as_json()
     return found, show.fields(found) if found else Text("no rules: everything is kept")
 
 
-def _rules(text: str) -> Rules:
-    values = json_object(text, option="the rules")
-    known = set(Rules.__dataclass_fields__)
-    if unknown := [name for name in values if name not in known]:
-        raise InvalidInput(f"no rule is called {unknown[0]!r}; known: {', '.join(sorted(known))}")
-    try:
-        return Rules.from_json(values)
-    except (TypeError, KeyError, AttributeError) as error:  # of what is inside them
-        raise InvalidInput(f"these are no rules: {error}") from error
+def _check_whom(user: str | None, role: str | None, *, everyone: bool) -> None:
+    if [user is not None, role is not None, everyone].count(True) != 1:
+        raise InvalidInput("name for whom: --user NAME, or --role NAME, or --everyone")

@@ -141,6 +141,7 @@ def progress(doing: str) -> Generator[Report]:
         TimeRemainingColumn(),
         console=progress_output,
         transient=True,
+        disable=not progress_output.is_terminal,  # there it would leave an empty line
     ) as bar:
         task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

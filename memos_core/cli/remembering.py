@@ -59,8 +59,8 @@ def ingest(
         batch = messages[start : start + INGEST_BATCH]
         cubes |= {cube.id for cube in view.ingest(batch, session=session, resolve=resolve)}
     counts = {"messages": len(messages), "cubes": len(cubes)}
-    what = "new or changed cubes" if resolve else "new cubes"
-    return counts, Text(f"{len(messages)} messages read, {len(cubes)} {what}")
+    what = "new or changed cube(s)" if resolve else "new cube(s)"
+    return counts, Text(f"{len(messages)} message(s) read, {len(cubes)} {what}")
 
 
 @command("searching")

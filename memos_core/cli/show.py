@@ -57,6 +57,8 @@ def history(versions: Sequence[MemCube]) -> RenderableType:
 
 def events(log: Sequence[Event]) -> RenderableType:
     """Show the audit log, the latest first."""
+    if not log:
+        return Text("nothing was logged", style="dim")
     table = Table(box=None, header_style="dim", pad_edge=False)
     for column in ("at", "what", "by", "cubes", "details"):
         table.add_column(column, overflow="fold", no_wrap=column == "at")
