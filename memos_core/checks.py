@@ -21,17 +21,15 @@ MAX_TAGS = 1_000
 _LONGEST = 10**10  # seconds: 300 years
 
 
-def checked_id(value: object) -> UUID:
-    """Return a cube's id."""
+def checked_id(value: object, *, what: str = "cube") -> UUID:
+    """Return the id of a cube, or of what else there is."""
     if isinstance(value, UUID):
         return value
     try:
         return UUID(str(value))
     except ValueError as error:
-        raise InvalidInput(
-            f"{value!r} is no cube id: pass the id of a MemCube, or derive one from a key of yours "
-            "with uuid.uuid5"
-        ) from error
+        own = "; derive one from a key of yours with uuid.uuid5" if what == "cube" else ""
+        raise InvalidInput(f"{value!r} is no {what} id: ids are UUIDs{own}") from error
 
 
 def checked_ids(given: object, count: int, *, single: bool) -> list[UUID]:
@@ -146,7 +144,10 @@ def checked_time(value: object, *, what: str) -> datetime | None:
         try:
             value = datetime.fromisoformat(value)
         except ValueError as error:
-            raise InvalidInput(f"{what} {value!r} is no ISO 8601 date and time") from error
+            raise InvalidInput(
+                f"{what} {value!r} is no ISO 8601 date and time, such as "
+                "2026-01-31 or 2026-01-31T18:30+01:00"
+            ) from error
     if value is None:
         return None
     if isinstance(value, date) and not isinstance(value, datetime):

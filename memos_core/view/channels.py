@@ -98,7 +98,8 @@ class Publishing(Ruling):
 
         False where nothing stands that this caller may take back.
         """
-        id = publication.id if isinstance(publication, Publication) else checked_id(publication)
+        known = isinstance(publication, Publication)
+        id = publication.id if known else checked_id(publication, what="publication")
         return self.engine.run(channels.withdraw(self._scope, id)) is not None
 
     def publications(self) -> list[Publication]:
@@ -133,7 +134,8 @@ class Publishing(Ruling):
 
     def unsubscribe(self, subscription: Subscription | UUID | str) -> SyncReport:
         """Take no more, and forget the copies; return which. Nothing where there is none."""
-        id = subscription.id if isinstance(subscription, Subscription) else checked_id(subscription)
+        known = isinstance(subscription, Subscription)
+        id = subscription.id if known else checked_id(subscription, what="subscription")
         ended = self.engine.run(channels.unsubscribe(self._scope, id))
         return SyncReport() if ended is None else self._sum(Delivery.end, ended)
 

@@ -100,7 +100,7 @@ class Governing(Bound):
         if grant is not None:
             if user or role or everyone or cube or tag or rights:
                 raise InvalidInput("name a grant, or whom and what it is about, not both")
-            one = grant.id if isinstance(grant, Grant) else checked_id(grant)
+            one = grant.id if isinstance(grant, Grant) else checked_id(grant, what="grant")
             return self.engine.run(grants.revoke_one(self._scope, one))
         target = self._target(user, role, everyone=everyone, cube=cube, tag=tag)
         named = checked_names(rights, Right, what="right")
