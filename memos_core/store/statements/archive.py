@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import LiteralString, cast
 
-from memos_core.governance import Right
 from memos_core.kept import KeptEvent, KeptGrant, KeptMessage
 from memos_core.store.statement import Row, Statement
-from memos_core.store.statements.grants import MAY_SEE
+from memos_core.store.statements.grants import MAY_SEE, fields_of
 from memos_core.store.statements.permission import (
     MAY_READ,
     MAY_READ_MESSAGE,
@@ -142,23 +141,7 @@ def grants(extent: Extent) -> Statement[list[KeptGrant]]:
     return Statement(
         sql=_GRANTS,
         parameters=extent.parameters(),
-        read=lambda rows: [
-            KeptGrant(
-                id=row["id"],
-                below=extent.below(row),
-                cube=row["cube"],
-                tag=row["tag"],
-                owner=row["holder"],
-                user=row["to_user"],
-                role=row["to_role"],
-                rights=tuple(map(Right, row["rights"])),
-                condition=row["condition"],
-                expires_at=row["expires_at"],
-                granted_by=row["granted_by"],
-                granted_at=row["granted_at"],
-            )
-            for row in rows
-        ],
+        read=lambda rows: [KeptGrant(below=extent.below(row), **fields_of(row)) for row in rows],
     )
 
 

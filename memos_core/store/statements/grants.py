@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import LiteralString
+from typing import Any, LiteralString
 from uuid import UUID
 
 from memos_core.governance import Grant, Right
@@ -33,8 +33,16 @@ class Target:
     role: str | None
 
 
+# What the log says of a grant.
+_TOLD: LiteralString = """
+    array_remove(ARRAY[cube], NULL),
+    jsonb_strip_nulls(jsonb_build_object(
+        'rights', rights, 'user', to_user, 'role', to_role, 'tag', tag, 'grant', id
+    ))
+    """
 # A grant takes the place of an earlier one to the same about the same.
-_GRANTED: LiteralString = """, replaced AS (
+_GRANTED: LiteralString = (
+    """, replaced AS (
         DELETE FROM memos.permission USING allowed
         WHERE permission.tenant = %(tenant)s AND permission.namespace = allowed.namespace
             AND (permission.cube, permission.tag, permission.holder, to_user, to_role, granted_by)
@@ -57,14 +65,13 @@ _GRANTED: LiteralString = """, replaced AS (
     ), logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
         SELECT
-            tenant, now(), 'granted', namespace, %(caller)s::jsonb,
-            array_remove(ARRAY[cube], NULL),
-            jsonb_strip_nulls(jsonb_build_object(
-                'rights', rights, 'user', to_user, 'role', to_role, 'tag', tag, 'grant', id
-            ))
+            tenant, now(), 'granted', namespace, %(caller)s::jsonb, """
+    + _TOLD
+    + """
         FROM granted
     )
     """
+)
 # With a cube a caller grants what he may do himself, where he may share it.
 _GRANT_CUBE: LiteralString = (
     "WITH there AS (SELECT namespace, NULL::text AS holder, "
@@ -133,17 +140,18 @@ def _who(target: Target) -> dict[str, object]:
     return {"to_user": fields.pop("user"), "to_role": fields.pop("role"), **fields}
 
 
-# Who gave a grant may take it, and so may the owner of its cube.
-_MAY_REVOKE: LiteralString = """ AND (
-        %(user)s::text IS NULL OR granted_by = %(user)s::text
-        OR cube IN (
-            SELECT id FROM memos.cube WHERE cube.tenant = %(tenant)s AND owner = %(user)s
-            UNION ALL
-            SELECT id FROM memos.cube_version
-            WHERE cube_version.tenant = %(tenant)s AND owner = %(user)s AND state = 'expired'
-        )
+_ABOUT_HIS: LiteralString = """cube IN (
+        SELECT id FROM memos.cube WHERE cube.tenant = %(tenant)s AND owner = %(user)s
+        UNION ALL
+        SELECT id FROM memos.cube_version
+        WHERE cube_version.tenant = %(tenant)s AND owner = %(user)s AND state = 'expired'
     )"""
-_REVOKED: LiteralString = """
+# Who gave a grant may take it, and so may the owner of its cube.
+_MAY_REVOKE: LiteralString = (
+    " AND (%(user)s::text IS NULL OR granted_by = %(user)s::text OR " + _ABOUT_HIS + ")"
+)
+_REVOKED: LiteralString = (
+    """
     ), revoked AS MATERIALIZED (
         SELECT gone.* FROM memos.revoke(
             %(tenant)s, ARRAY(SELECT id FROM wanted)
@@ -151,15 +159,14 @@ _REVOKED: LiteralString = """
     ), logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
         SELECT
-            tenant, now(), 'revoked', namespace, %(caller)s::jsonb,
-            array_remove(ARRAY[cube], NULL),
-            jsonb_strip_nulls(jsonb_build_object(
-                'rights', rights, 'user', to_user, 'role', to_role, 'tag', tag, 'grant', id
-            ))
+            tenant, now(), 'revoked', namespace, %(caller)s::jsonb, """
+    + _TOLD
+    + """
         FROM revoked
     )
     SELECT * FROM revoked ORDER BY id
     """
+)
 _REVOKE_ONE: LiteralString = (
     "WITH wanted AS (SELECT id FROM memos.permission WHERE id = %(id)s AND "
     + INSIDE
@@ -196,16 +203,14 @@ def revoke(scope: Scope, target: Target, rights: Sequence[Right] | None) -> Stat
 
 
 # A caller sees the grants that he gave, that are for him, and that are about what is his.
-MAY_SEE: LiteralString = """(
+MAY_SEE: LiteralString = (
+    """(
         %(user)s::text IS NULL OR granted_by = %(user)s::text OR to_user = %(user)s::text
         OR to_user IS NULL AND (to_role IS NULL OR %(caller)s::jsonb -> 'roles' ? to_role)
-        OR cube IN (
-            SELECT id FROM memos.cube WHERE cube.tenant = %(tenant)s AND owner = %(user)s
-            UNION ALL
-            SELECT id FROM memos.cube_version
-            WHERE cube_version.tenant = %(tenant)s AND owner = %(user)s AND state = 'expired'
-        )
-    )"""
+        OR """
+    + _ABOUT_HIS
+    + ")"
+)
 _LIST: LiteralString = (
     "SELECT * FROM memos.permission WHERE (expires_at IS NULL OR expires_at > now()) AND "
     + INSIDE
@@ -227,17 +232,21 @@ def _grants(rows: Sequence[Row]) -> list[Grant]:
 
 
 def _grant(row: Row) -> Grant:
-    return Grant(
-        id=row["id"],
-        namespace=Namespace(*row["namespace"]),
-        cube=row["cube"],
-        tag=row["tag"],
-        owner=row["holder"],
-        user=row["to_user"],
-        role=row["to_role"],
-        rights=tuple(map(Right, row["rights"])),
-        condition=row["condition"],
-        expires_at=row["expires_at"],
-        granted_by=row["granted_by"],
-        granted_at=row["granted_at"],
-    )
+    return Grant(namespace=Namespace(*row["namespace"]), **fields_of(row))
+
+
+def fields_of(row: Row) -> dict[str, Any]:
+    """Return what a row says of a grant but where it holds."""
+    return {
+        "id": row["id"],
+        "cube": row["cube"],
+        "tag": row["tag"],
+        "owner": row["holder"],
+        "user": row["to_user"],
+        "role": row["to_role"],
+        "rights": tuple(map(Right, row["rights"])),
+        "condition": row["condition"],
+        "expires_at": row["expires_at"],
+        "granted_by": row["granted_by"],
+        "granted_at": row["granted_at"],
+    }
