@@ -58,7 +58,7 @@ def storable(value: object, *, deep: int = MAX_NESTED) -> object:
         return {str(storable(str(key))): storable(inner, deep=deep - 1) for key, inner in pairs}
     if isinstance(value, list | tuple) and deep:
         return [storable(inner, deep=deep - 1) for inner in cast("Sequence[object]", value)]
-    return storable(str(value))
+    return storable(str(cast("object", value)))
 
 
 def excerpt(question: str) -> str:

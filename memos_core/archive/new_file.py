@@ -75,10 +75,8 @@ class NewFile:
         if self._overwrite:
             self._making.replace(self.path)
             return
-        try:
-            self.path.hardlink_to(
-                self._making
-            )  # fails where another was quicker; a rename would not
+        try:  # fails where another was quicker; a rename would not
+            self.path.hardlink_to(self._making)
         except FileExistsError:
             raise
         except OSError:  # no hard links here, as on FAT

@@ -167,7 +167,9 @@ _DROPPED: LiteralString = """
     INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
     SELECT
         loser, now(), 'dropped', ARRAY[loser], NULL, '{}',
-        jsonb_build_object('months', %(months)s::text[], 'events', lines, 'before', %(before)s::text)
+        jsonb_build_object(
+            'months', %(months)s::text[], 'events', lines, 'before', %(before)s::text
+        )
     FROM unnest(%(tenants)s::text[], %(lines)s::bigint[]) AS lost (loser, lines)
     RETURNING id
     """
