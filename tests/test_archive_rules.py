@@ -143,7 +143,7 @@ class TestTheyTravel:
                 {"smell": 1}, {"sensitive": 5}, {"sensitive": {"email": "smell"}},
                 {"export": {"smell": "allow"}}, {"region": "nowhere"}, {"region": []},
                 {"max_cubes": -1}, {"max_cubes": "5"}, {"max_cubes": True}, {"retention": 5},
-                {"retention": {"idle": 1}}, {"retention": {"floor": 0.5, "idle": "x"}},
+                {"retention": {"idle": "x"}}, {"retention": {"smell": 1}},
                 {"retention": {"floor": "x"}}, {"retention": {"floor": 0.5, "idle": 1e300}},
                 {"retention": {"floor": 0.5, "idle": -1}}, {"retention": {"floor": 2}},
             )),
