@@ -15,7 +15,7 @@ from langgraph.config import get_config
 from langgraph.runtime import Runtime
 from typing_extensions import override
 
-from memos_core import AsyncView, InvalidInput, MemOS, Recall, View
+from memos_core import AsyncView, ChatFn, InvalidInput, MemOS, Recall, View
 from memos_langchain.turns import Thread, newest_question, turn
 
 V = TypeVar("V")
@@ -48,6 +48,8 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
         k: how many memories to recall at the most.
         min_score: what a memory must score to be recalled.
         token_limit: what the memories may take of the prompt, as LangChain approximates tokens.
+        resolve: let a turn change the memory that it repeats or contradicts, as ``View.ingest``
+            does: by its rules, or as a language model decides (``messages -> text``).
         name: must differ between two of these in one agent.
 
     Raises:
@@ -62,6 +64,7 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
         k: int = 5,
         min_score: float | None = None,
         token_limit: int = 1_000,
+        resolve: bool | ChatFn = False,
         name: str = "MemOSMiddleware",
     ) -> None:
         super().__init__()
@@ -80,6 +83,7 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
             "token_limit": token_limit,
             "count_tokens": _tokens,
         }
+        self._resolve: bool | ChatFn = resolve
         self._name = name
         self._stored = _Latest[None]()
         self._recalls = _Latest[Recall]()
@@ -142,7 +146,7 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
         }
         new = {key: one for key, one in said.items() if key not in self._stored}
         if new:
-            view.ingest(new.values(), session=thread.session, repair=True)
+            view.ingest(new.values(), session=thread.session, repair=True, resolve=self._resolve)
             for key in new:
                 self._stored[key] = None
 

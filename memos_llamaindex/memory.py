@@ -10,10 +10,10 @@ from uuid import uuid4
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.memory import BaseMemory
-from pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 from typing_extensions import override
 
-from memos_core import AsyncView, Caller, Hit, Message, Recall, View
+from memos_core import AsyncView, Caller, ChatFn, Hit, Message, Recall, View
 from memos_llamaindex.recall import memory_block, with_recall
 from memos_llamaindex.registry import DEFAULT_BACKEND, mark_of, reattached
 from memos_llamaindex.transcript import chat_message, history_of, turns_from, turns_to_become
@@ -44,7 +44,9 @@ class MemOSMemory(BaseMemory):
     Pass one to ``agent.run(..., memory=memory)`` or to a chat engine. It survives a saved context:
     what is saved names the namespace and the ``backend``, under which ``attach`` makes a MemOS
     known in another process. A ``tokenizer_fn`` is not saved: a restored memory counts with
-    LlamaIndex's global tokenizer.
+    LlamaIndex's global tokenizer. With ``resolve``, a turn changes the memory that it repeats or
+    contradicts, as ``View.ingest`` tells: by its rules, or as a language model decides, which is
+    not saved either. The history keeps every turn.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -54,6 +56,7 @@ class MemOSMemory(BaseMemory):
     token_limit: int = Field(default=30_000, gt=0)
     k: int = Field(default=5, ge=0)
     tokenizer_fn: Tokenizer = Field(default_factory=default_tokenizer, exclude=True, repr=False)
+    resolve: SkipValidation[bool | ChatFn] = Field(default=False, exclude=True, repr=False)
     backend: str = DEFAULT_BACKEND
 
     # The memories of the turn under way: an agent reads once for every round of tool calls, and a
@@ -74,6 +77,7 @@ class MemOSMemory(BaseMemory):
         token_limit: int = 30_000,
         tokenizer_fn: Tokenizer | None = None,
         k: int = 5,
+        resolve: bool | ChatFn = False,
         backend: str = DEFAULT_BACKEND,
     ) -> Self:
         """Return the memory of a session; a new session where none is named.
@@ -86,6 +90,7 @@ class MemOSMemory(BaseMemory):
             token_limit=token_limit,
             tokenizer_fn=tokenizer_fn or default_tokenizer(),
             k=k,
+            resolve=resolve,
             backend=backend,
         )
 
@@ -126,7 +131,7 @@ class MemOSMemory(BaseMemory):
         Raises:
             memos_core.InvalidInput: a message cannot be stored; none was.
         """
-        self.memos.ingest(turns_from(messages), session=self.session_id, repair=True)
+        self._remember(turns_from(messages))
 
     def set(self, messages: Sequence[ChatMessage]) -> None:
         """Make ``messages`` the session's history.
@@ -136,7 +141,7 @@ class MemOSMemory(BaseMemory):
         """
         logged = self.memos.messages(session=self.session_id, retired=True)
         turns = turns_to_become(messages, logged)
-        self.memos.ingest(turns, session=self.session_id, repair=True)
+        self._remember(turns)
 
     def reset(self) -> None:
         """End the session's history; the long-term memory stays."""
@@ -177,6 +182,7 @@ class MemOSMemory(BaseMemory):
             "session_id": self.session_id,
             "token_limit": self.token_limit,
             "k": self.k,
+            "resolve": bool(self.resolve),
             "backend": self.backend,
             "mark": mark_of(self.memos, name=self.backend),
         }
@@ -200,6 +206,7 @@ class MemOSMemory(BaseMemory):
             session_id=fields["session_id"],
             token_limit=fields["token_limit"],
             k=fields["k"],
+            resolve=fields.get("resolve", False),  # what was saved before this field has none
             backend=fields["backend"],
         )
 
@@ -214,6 +221,9 @@ class MemOSMemory(BaseMemory):
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], Self], tuple[dict[str, Any]]]:
         return type(self).from_dict, (self.to_dict(),)
+
+    def _remember(self, turns: Sequence[dict[str, Any]]) -> None:
+        self.memos.ingest(turns, session=self.session_id, repair=True, resolve=self.resolve)
 
     def _history(self) -> list[Message]:
         return history_of(self.memos.messages(session=self.session_id, retired=True))

@@ -101,6 +101,25 @@ def test_memory_outlives_the_process(run: Run, ann: View, database: str) -> None
         assert ALLERGY in model.prompts[0][-1].text
 
 
+@pytest.mark.parametrize("by_model", [False, True])
+def test_what_is_said_otherwise_updates_what_was_said(
+    run: Run, ann: View, *, by_model: bool
+) -> None:
+    asked: list[object] = []
+
+    def decide(messages: object) -> str:
+        asked.append(messages)
+        return '{"outcome": "update", "other": 1, "text": null}'
+
+    middleware = MemOSMiddleware(ann, resolve=decide if by_model else True)
+    agent = create_agent(ScriptedModel(), middleware=[middleware], checkpointer=InMemorySaver())
+    run(agent, asks("I have two dogs."), thread("one"))
+    run(agent, asks("I have three dogs."), thread("two"))
+    (dogs,) = [hit.cube for hit in ann.search("dogs") if "dogs" in hit.text]
+    assert (dogs.text, dogs.version) == ("I have three dogs.", 2)
+    assert bool(asked) == by_model
+
+
 def test_a_turn_in_view_is_not_shown_twice(run: Run, ann: View) -> None:
     model = ScriptedModel()
     agent = create_agent(model, middleware=[MemOSMiddleware(ann)], checkpointer=InMemorySaver())

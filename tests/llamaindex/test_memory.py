@@ -536,6 +536,30 @@ class TestTokenizer:
         assert window.default_tokenizer() is words
 
 
+class TestResolve:
+    @pytest.mark.parametrize("by_model", [False, True])
+    def test_what_is_said_otherwise_updates_what_was_said(self, ann: View, *, by_model: bool):
+        asked: list[object] = []
+
+        def decide(messages: object) -> str:
+            asked.append(messages)
+            return '{"outcome": "update", "other": 1, "text": null}'
+
+        resolve = decide if by_model else True
+        memory = MemOSMemory.from_defaults(memos=ann, session_id="s1", resolve=resolve)
+        memory.put(user("I have two dogs."))
+        memory.set([user("I have two dogs."), user("I have three dogs.")])
+        (dogs,) = ann.search("dogs")
+        assert (dogs.text, dogs.cube.version) == ("I have three dogs.", 2)
+        assert texts(memory.get_all()) == ["I have two dogs.", "I have three dogs."]
+        assert bool(asked) == by_model
+
+    def test_by_default_each_turn_is_a_memory(self, ann: View):
+        memory = MemOSMemory.from_defaults(memos=ann, session_id="s1")
+        memory.put_messages([user("I have two dogs."), user("I have three dogs.")])
+        assert len(ann.search("dogs")) == 2
+
+
 class TestSaved:
     def test_what_is_saved_is_small_and_plain(self, memos: MemOS):
         caller = Caller(user="ann", roles=("nurse",), context={"place": "ward"})
@@ -552,11 +576,19 @@ class TestSaved:
             "session_id": "s1",
             "token_limit": 99,
             "k": 3,
+            "resolve": False,
             "backend": "default",
         }
         restored = MemOSMemory.from_dict(saved)
         assert restored.to_dict() == saved
         assert restored.memos.caller == caller
+
+    def test_a_restored_memory_resolves_by_the_rules_and_an_old_one_not_at_all(self, ann: View):
+        memory = MemOSMemory.from_defaults(memos=ann, resolve=lambda _messages: "{}")
+        saved = json.loads(json.dumps(memory.to_dict()))
+        assert MemOSMemory.from_dict(saved).resolve is True
+        del saved["resolve"]
+        assert MemOSMemory.from_dict(saved).resolve is False
 
     def test_a_view_of_the_moment_is_found_again(self, memos: MemOS):
         memory = MemOSMemory.from_defaults(memos=memos.at("acme", "ann"))
