@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from memos_core.rules import enacted, nearest
 from memos_core.store.statements import rules as statements
 from memos_core.view import loading
 from tests.archives import packed, relisted, unpacked
-from tests.support import WordEmbedder, everything_in
+from tests.support import WordEmbedder, everything_in, is_blocked, until
 
 MAIL = "ann@example.org"
 HIDING = Rules(sensitive={Sensitive.EMAIL: Action.REDACT})
@@ -289,6 +290,25 @@ class TestThoseOfThePlace:
         with pytest.raises(LimitExceeded, match="writes_per_minute is 2"):
             there.load(path, conflict="new ids")
 
+    def test_who_writes_by_the_same_limits_waits_for_it(
+        self, ann: View, database: str, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cube = ann.add("one")
+        ann.dump(path)
+        ann.set_rules(Rules(max_cubes=1))
+        real = loading.deciding.fates
+        writing = threading.Thread(target=ann.update, args=(cube.id, "two"))
+
+        def while_written(at: Any) -> Any:
+            writing.start()
+            until(lambda: is_blocked(database), seconds=20)
+            return real(at)
+
+        monkeypatch.setattr(loading.deciding, "fates", while_written)
+        assert ann.load(path, conflict="replace").replaced == 1
+        writing.join()
+        assert [one.text for one in ann.history(cube.id)] == ["one", "two"]
+
     def test_rules_that_change_meanwhile_hold(
         self, written: Path, other: MemOS, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -314,6 +334,24 @@ class TestThoseOfThePlace:
             there.load(written, conflict="new ids", report=change)
         with psycopg.connect(other.engine._store._dsn) as connection:  # noqa: SLF001
             assert connection.execute("SELECT count(*) FROM memos.staged_part").fetchone() == (0,)
+
+    def test_rules_that_come_at_its_end_hold_and_stay(
+        self, ann: View, memos: MemOS, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ann.set_rules(STRICT)
+        ann.add(MAIL)
+        ann.dump(path)
+        there, real = memos.at("there"), loading.loading.grants
+
+        def late(at: Any) -> Any:
+            if there.rules() != HIDING:
+                there.set_rules(HIDING)  # others do, while all is stored
+            return real(at)
+
+        monkeypatch.setattr(loading.loading, "grants", late)
+        done = there.load(path)
+        assert (done.cubes, done.rules, there.rules()) == (1, 0, HIDING)
+        assert [hit.text for hit in there.search(MAIL)] == ["[email]"]
 
     def test_what_other_rules_put_aside_is_not_taken(self, written: Path, other: MemOS) -> None:
         there = other.at("there")

@@ -146,8 +146,7 @@ class _Loading:
         with self._engine.long_transaction() as transaction:
             transaction.run(checking.lock(self._at))
             self._admitting.lock(transaction)
-            if transaction.run(rules.around(self._at.scope)) != self._admitting.here:
-                raise RulesChanged(f"rules changed while {self._source.path} was loaded: try again")
+            self._check_rules(transaction)
             there = transaction.run(staging.lock_parts(self._at))
             if any(part not in there for part in self._source.parts()):
                 return None
@@ -159,6 +158,10 @@ class _Loading:
             done = self._store(transaction, fates)
             transaction.run(staging.drop(self._at))
             return done
+
+    def _check_rules(self, transaction: Transaction) -> None:
+        if transaction.run(rules.around(self._at.scope)) != self._admitting.here:
+            raise RulesChanged(f"rules changed while {self._source.path} was loaded: try again")
 
     def _check(self, transaction: Transaction) -> None:
         for statement in checking.problems(self._at):
@@ -225,6 +228,7 @@ class _Loading:
         )
 
     def _put_rules_in_force(self, transaction: Transaction) -> int:
+        self._check_rules(transaction)  # once more: to store all that may have taken long
         brought = {
             self._at.namespace(below): one
             for below, one in self._source.archive.header.rules.items()
