@@ -905,6 +905,25 @@ class TestExport:
             )
         assert private.dump(path, sensitive={Sensitive.CARD: Action.REFUSE}).redacted == 0
 
+    def test_what_is_refused_is_never_written(
+        self, private: View, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(dumping, "BATCH", 1)
+        written: list[str] = []
+        real = dumping.ArchiveWriter.write
+
+        def write(self: Any, kind: Any, given: Any, **more: Any) -> None:
+            written.extend(map(str, given))
+            real(self, kind, given, **more)
+
+        monkeypatch.setattr(dumping.ArchiveWriter, "write", write)
+        first = private.add("The first of all.", id=UUID(int=0)).id
+        with pytest.raises(NotPermitted):
+            private.dump(path, sensitive={Sensitive.EMAIL: Action.REFUSE})
+        assert any(str(first) in one for one in written)
+        assert not any(MAIL in one for one in written)
+        assert list(path.parent.iterdir()) == []
+
     def test_by_the_rules_of_each_namespace(self, private: View, memos: MemOS, path: Path) -> None:
         memos.at("acme").set_rules(Rules(export={Sensitive.EMAIL: Action.REDACT}))
         below = memos.at("acme", "ann", "below")

@@ -111,6 +111,15 @@ class TestTheyTravel:
         there.load(path)
         assert there.add(MAIL).text == "[email]"
 
+    def test_they_hold_at_once_for_who_reads(self, ann: View, other: MemOS, path: Path) -> None:
+        ann.set_rules(Rules(reads_per_minute=1))
+        ann.dump(path)
+        there = other.at("there")
+        there.search("what is known of the rules is kept for a minute")
+        there.load(path)
+        with pytest.raises(LimitExceeded, match="reads_per_minute"):
+            there.search("one too many")
+
     def test_what_is_in_force_stays_and_is_replaced_on_request(
         self, ann: View, other: MemOS, path: Path
     ) -> None:
