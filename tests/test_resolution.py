@@ -585,12 +585,30 @@ def test_what_is_not_alive_is_left_alone(view: View, verb: str) -> None:
 
 
 def test_what_is_to_end_takes_in_nothing(view: View) -> None:
-    cubes = view.ingest([said(str(n), f"I have {n} dogs.", name=f"A{n}") for n in range(2, 6)])
+    cubes = view.ingest([said(str(n), f"I have {n} dogs.", name=f"A{n}") for n in (2, 3)])
     view.update(cubes[0].id, ttl=60)
     view.update(cubes[1].id, valid_to="2100-01-01")
-    view.fuse([cubes[2].id, cubes[3].id])
-    again = [said(f"x{n}", f"I have {n} dogs.", name=f"A{n}") for n in range(2, 6)]
-    assert [cube.version for cube in view.ingest(again, resolve=True)] == [1] * 4
+    again = [said(f"x{n}", f"I have {n} dogs.", name=f"A{n}") for n in (2, 3)]
+    assert [cube.version for cube in view.ingest(again, resolve=True)] == [1] * 2
+
+
+def test_what_was_fused_takes_in_what_is_said_again(view: View) -> None:
+    dogs, tea = view.ingest([said("m1", "I have two dogs."), said("m2", "My name is Ann.")])
+    fused = view.fuse([dogs.id, tea.id])
+    (again,) = view.ingest([said("m3", "I still have two dogs.")], resolve=True)
+    assert (again.id, again.state, again.provenance.message_ids) == (dogs.id, "merged", ("m1", "m3"))
+    assert [hit.cube.id for hit in view.search("dogs")] == [fused.id], "it speaks for both"
+    assert view.search("dogs", exclude_messages=["m1", "m2"]) == []
+
+
+def test_what_was_fused_speaks_for_itself_once_it_is_said_otherwise(view: View) -> None:
+    dogs, name = view.ingest([said("m1", "I have two dogs."), said("m2", "My name is Ann.")])
+    fused = view.fuse([dogs.id, name.id])
+    (now,) = view.ingest([said("m3", "I have three dogs.")], resolve=True)
+    assert (now.id, now.state, now.text) == (dogs.id, "activated", "I have three dogs.")
+    assert {hit.text for hit in view.search("dogs")} == {"I have three dogs.", "My name is Ann."}
+    with pytest.raises(CubeNotFound):
+        view.get(fused.id)
 
 
 def test_what_another_tenant_may_take_back_takes_in_nothing(memos: MemOS) -> None:

@@ -316,6 +316,19 @@ def test_messages_in_view_can_be_left_out(view: View) -> None:
     assert set(found(view.search("tea", exclude_messages=["m0", "m2"]))) == {"tea 1", "tea again"}
 
 
+def test_a_fusion_is_left_out_with_all_that_it_came_from(view: View) -> None:
+    said = [{"id": f"m{n}", "role": "user", "content": f"tea {n}"} for n in range(2)]
+    one, two = view.ingest(said)
+    fused = view.fuse([one.id, two.id])
+    summary = view.derive("tea, twice", fused.id)
+    noted = view.derive("tea, noted", [two.id, view.add("nobody said tea").id])
+    both = {fused.text, summary.text}
+    assert both <= set(found(view.search("tea", exclude_messages=["m0"])))
+    left = set(found(view.search("tea", exclude_messages=["m0", "m1"])))
+    assert not both & left
+    assert noted.text in left, "it says what was not said, too"
+
+
 # --- conversations --------------------------------------------------------------------------------
 
 

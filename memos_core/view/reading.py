@@ -113,7 +113,8 @@ class Reading(Ruling):
         ``$eq $ne $gt $gte $lt $lte $in``; all must hold. Numbers compare as numbers, strings as
         strings, and never with each other; ``$ne`` also holds where the key is absent. A tuple
         names a path whose keys hold dots. ``tags`` must all be there. Cubes that came from one of
-        ``exclude_messages`` are left out, such as turns that the asker has before him already.
+        ``exclude_messages`` are left out, such as turns that the asker has before him already, and
+        what was made of such cubes alone.
 
         What is archived is left out, and what was merged into a cube that can be had, unless
         ``states`` names what is wanted: ``["archived"]``.

@@ -32,11 +32,19 @@ _METADATA: LiteralString = """
             END, false)
     )
 """
-# The first message, mostly the only one, is looked up in a hash table.
+# The first message, mostly the only one, is looked up in a hash table. What was made of others says
+# something else as long as one of them came from elsewhere.
 _NOT_FROM: LiteralString = """
     (cardinality(message_ids) = 0 OR (
         message_ids[1] NOT IN (SELECT unnest(%(without)s::text[]))
         AND (cardinality(message_ids) = 1 OR NOT message_ids && %(without)s::text[])
+    )) AND (NOT derived OR NOT (
+        SELECT coalesce(bool_and(left_out), false)
+        FROM memos.source CROSS JOIN LATERAL (
+            SELECT message_ids && %(without)s::text[] AS left_out FROM memos.cube AS origin
+            WHERE origin.tenant = %(tenant)s AND origin.id = source.source AND NOT origin.derived
+        ) AS origin
+        WHERE source.tenant = %(tenant)s AND source.cube = id
     ))
 """
 
@@ -55,7 +63,7 @@ class Filters:
 
     ``conditions`` is a compiled metadata filter. ``valid_at`` None asks for what is true at
     ``as_of`` or now; ``any_time`` for what was true whenever. Cubes that came from one of the
-    messages ``without`` do not pass.
+    messages ``without`` do not pass, nor what was made of such cubes alone.
     """
 
     conditions: str | None = None

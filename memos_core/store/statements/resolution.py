@@ -37,10 +37,10 @@ def lock(scope: Scope) -> Statement[None]:
 
 
 # What lives for a while only, what others publish and may take back, and what is made of others is
-# no place for what was said here. IS TRUE as in `candidates`: rows are found by id or by distance.
+# no place for what was said here; what was merged into another is. IS TRUE as in `candidates`: rows are found by id or by distance.
 _PASSING: LiteralString = (
     """memos.embedded_by(%(model)s::jsonb) AND (trail = %(trail)s::text) IS TRUE
-        AND kind = 'plaintext' AND state IN ('generated', 'activated') AND NOT derived
+        AND kind = 'plaintext' AND state IN ('generated', 'activated', 'merged') AND NOT derived
         AND expires_at IS NULL AND valid_to IS NULL AND NOT provenance ? 'publisher'
         AND owner IS NOT DISTINCT FROM turn.owner AND """
     + MAY_WRITE
@@ -199,7 +199,8 @@ class Absorbed:
     found: tuple[str, ...] = ()
 
 
-# What it says now is true since that was said: not before, and not from a time to come.
+# What it says now is true since that was said: not before, and not from a time to come. What said
+# the same as others says something of its own then.
 _ABSORB: LiteralString = (
     OLD
     + """, read AS (
@@ -214,6 +215,8 @@ _ABSORB: LiteralString = (
             recorded_at = moment.now,
             content_version = CASE WHEN %(content)s THEN cube.version + 1
                 ELSE cube.content_version END,
+            state = CASE WHEN %(content)s AND cube.state = 'merged' THEN 'activated'
+                ELSE cube.state END,
             text = coalesce(%(text)s, cube.text),
             metadata = %(metadata)s::jsonb,
             provenance = %(provenance)s::jsonb,
