@@ -596,7 +596,8 @@ def test_what_was_fused_takes_in_what_is_said_again(view: View) -> None:
     dogs, tea = view.ingest([said("m1", "I have two dogs."), said("m2", "My name is Ann.")])
     fused = view.fuse([dogs.id, tea.id])
     (again,) = view.ingest([said("m3", "I still have two dogs.")], resolve=True)
-    assert (again.id, again.state, again.provenance.message_ids) == (dogs.id, "merged", ("m1", "m3"))
+    assert (again.id, again.state) == (dogs.id, "merged")
+    assert again.provenance.message_ids == ("m1", "m3")
     assert [hit.cube.id for hit in view.search("dogs")] == [fused.id], "it speaks for both"
     assert view.search("dogs", exclude_messages=["m1", "m2"]) == []
 

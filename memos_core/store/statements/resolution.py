@@ -37,7 +37,8 @@ def lock(scope: Scope) -> Statement[None]:
 
 
 # What lives for a while only, what others publish and may take back, and what is made of others is
-# no place for what was said here; what was merged into another is. IS TRUE as in `candidates`: rows are found by id or by distance.
+# no place for what was said here; what was merged into another is. IS TRUE as in `candidates`: rows
+# are found by id or by distance.
 _PASSING: LiteralString = (
     """memos.embedded_by(%(model)s::jsonb) AND (trail = %(trail)s::text) IS TRUE
         AND kind = 'plaintext' AND state IN ('generated', 'activated', 'merged') AND NOT derived
