@@ -28,6 +28,7 @@ from memos_core import (
     View,
     errors,
 )
+from memos_core.store.statement import Statement
 from tests.support import WordEmbedder, is_blocked, until, url
 
 
@@ -164,6 +165,37 @@ def test_closing_waits_for_verbs_at_work(database: str) -> None:
         blocker.rollback()
         closing.result()
         assert forgetting.result().cubes == (cube.id,)
+
+
+@pytest.mark.parametrize("kind", ["session", "snapshot"])
+def test_closing_ends_what_would_take_long(database: str, kind: str) -> None:
+    memos = opened(database)
+    store: Any = memos.engine._store  # noqa: SLF001
+    asleep = Statement(sql="SELECT pg_sleep(600)", parameters={}, read=bool)
+
+    def sleep() -> None:
+        with getattr(store, kind)() as session:
+            session.run(asleep)
+
+    with ThreadPoolExecutor(1) as pool:
+        sleeping = pool.submit(sleep)
+        until(lambda: sleepers(database) == 1)
+        memos.close()
+        with pytest.raises(Closed):
+            sleeping.result()
+    with pytest.raises(Closed):
+        sleep()
+    assert sleepers(database) == 0
+
+
+def sleepers(dsn: str) -> int:
+    """Count the sessions of this database that sleep."""
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE query ~ '^SELECT pg_sleep' "
+            "AND state = 'active' AND datname = current_database()"
+        ).fetchone()
+        return row[0] if row else 0
 
 
 async def test_an_opening_that_nobody_waits_for_is_closed(
