@@ -936,6 +936,21 @@ class TestExport:
         with pytest.raises(NotPermitted, match="secret in 1"):
             private.dump(path, overwrite=True)
 
+    @pytest.mark.parametrize("ruled", Action)
+    @pytest.mark.parametrize("asked", Action)
+    def test_of_two_actions_the_stricter(
+        self, ann: View, path: Path, ruled: Action, asked: Action
+    ) -> None:
+        ann.set_rules(Rules(export={Sensitive.EMAIL: ruled}))
+        ann.add(MAIL)
+        sensitive = {Sensitive.EMAIL: asked}
+        if Action.REFUSE in (ruled, asked):
+            with pytest.raises(NotPermitted):
+                ann.dump(path, sensitive=sensitive)
+        else:
+            done = ann.dump(path, sensitive=sensitive)
+            assert done.redacted == (Action.REDACT in (ruled, asked))
+
     def test_an_unknown_kind(self, ann: View, path: Path) -> None:
         with pytest.raises(InvalidInput, match="kinds are"):
             ann.dump(path, sensitive={"smell": "refuse"})  # type: ignore[dict-item]
