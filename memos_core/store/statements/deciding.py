@@ -143,13 +143,13 @@ _HOLD: LiteralString = (
     """
     WITH held AS (
         SELECT id, state FROM memos.cube
-        WHERE tenant = %(tenant)s AND (id IN """
+        WHERE tenant = %(tenant)s AND id = ANY(ARRAY"""
     + _REPLACED
-    + """ OR id IN (
+    + """ || ARRAY(
             SELECT cube FROM memos.source
-            WHERE source.tenant = %(tenant)s AND source.source IN """
+            WHERE source.tenant = %(tenant)s AND source.source = ANY(ARRAY"""
     + _REPLACED
-    + """
+    + """)
         ))
         ORDER BY id FOR UPDATE
     ), known AS (
@@ -161,9 +161,9 @@ _HOLD: LiteralString = (
         ARRAY(SELECT id FROM held WHERE state = 'frozen' ORDER BY id) AS frozen,
         ARRAY(
             SELECT DISTINCT id FROM known
-            WHERE tenant = %(tenant)s AND id IN """
+            WHERE tenant = %(tenant)s AND id = ANY(ARRAY"""
     + _REPLACED
-    + " AND NOT ("
+    + ") AND NOT ("
     + INSIDE
     + ")) AS elsewhere"
 )
@@ -189,19 +189,19 @@ _ERASE_MADE: LiteralString = (
     """
     SELECT memos.erase(%(tenant)s, ids) FROM (
         SELECT array_agg(DISTINCT cube) AS ids FROM memos.source
-        WHERE source.tenant = %(tenant)s AND cube IN """
+        WHERE source.tenant = %(tenant)s AND cube = ANY(ARRAY"""
     + _REPLACED
-    + " AND source.source IN "
+    + ") AND source.source = ANY(ARRAY"
     + _REPLACED
-    + ") AS made WHERE ids IS NOT NULL"
+    + ")) AS made WHERE ids IS NOT NULL"
 )
 _INVALIDATE: LiteralString = (
     """
     SELECT memos.invalidate(%(tenant)s, ids, clock_timestamp(), %(caller)s::jsonb) FROM (
         SELECT array_agg(DISTINCT source) AS ids FROM memos.source
-        WHERE source.tenant = %(tenant)s AND source.source IN """
+        WHERE source.tenant = %(tenant)s AND source.source = ANY(ARRAY"""
     + _REPLACED
-    + ") AS changed WHERE ids IS NOT NULL"
+    + ")) AS changed WHERE ids IS NOT NULL"
 )
 _ERASE: LiteralString = (
     "SELECT memos.erase(%(tenant)s, ids) FROM (SELECT array_agg(id) AS ids FROM "
