@@ -14,8 +14,9 @@ from types import MappingProxyType
 
 from memos_core.cube import State
 
-# A merged or an archived cube is brought back as activated. What has expired stays so, and a frozen
-# cube returns to the state it had. A state follows itself: to say it twice changes nothing.
+# A merged or an archived cube is brought back as activated. What has expired stays so. A frozen one
+# returns to the state it had, or ends if it was made of what changed meanwhile. A state follows
+# itself: to say it twice changes nothing.
 NEXT: Mapping[State, frozenset[State]] = MappingProxyType(
     {
         State.GENERATED: frozenset(

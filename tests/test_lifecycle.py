@@ -675,6 +675,10 @@ class Known:
         self.state = state or self.state
         self.write()
 
+    def found_again(self) -> None:
+        if self.state is State.ARCHIVED:
+            self.change(State.ACTIVATED)
+
     @property
     def stands(self) -> bool:
         return self.there and all(
@@ -827,7 +831,8 @@ class Life(RuleBasedStateMachine):
         chosen = [
             one
             for one in self.chosen(numbers)
-            if not one.stale and not (verb == "activate" and one.state is State.GENERATED)
+            if (verb == "unfreeze" or not one.stale)
+            and not (verb == "activate" and one.state is State.GENERATED)
         ]
         refusal: type[MemOSError] | None = None
         if not all(one.there for one in chosen):
@@ -847,11 +852,23 @@ class Life(RuleBasedStateMachine):
             self.unmerge(gone)
             self.end(gone)
             return
+        if verb == "unfreeze":
+            self.thaw(chosen)
+            return
         for one in chosen:
-            if verb == "unfreeze":
-                one.change(one.history[-2][3])
-            elif one.state is not to:
+            if one.state is not to:
                 one.change(to)
+
+    def thaw(self, chosen: list[Known]) -> None:
+        fallen = {one for one in chosen if one.stale}
+        self.unmerge(fallen)
+        self.end(fallen)
+        for one in chosen:
+            if one not in fallen:
+                earlier = one.history[-2][3]
+                spoken_for = any(fusion.there for fusion in one.fusions)
+                merged = earlier is State.MERGED and not spoken_for
+                one.change(State.ACTIVATED if merged else earlier)
 
     @rule(numbers=Numbers)
     def forget(self, numbers: list[int]) -> None:
@@ -930,6 +947,7 @@ class Life(RuleBasedStateMachine):
         if made is None:
             return
         if old is not None and old.stands and same:
+            old.found_again()
             assert (made.id, made.version) == (old.id, old.version)
             return
         if old is None or old.erased:

@@ -310,6 +310,83 @@ def test_sensitivity_grows_with_what_a_bundle_is_made_of(view: View) -> None:
     assert view.compose([member.id], "x").governance.sensitivity == ("health",)
 
 
+@MADE
+def test_what_is_made_is_never_less_sensitive_than_its_parents(ann: View, how: str) -> None:
+    one, two = ann.add("A word.", sensitivity=["work"]), ann.add("Two words.")
+    made = make(ann, how, [one.id, two.id])
+    again = ann.derive("Made of what was made.", made.id)
+    ann.update(two.id, sensitivity=["health", "work"])
+    for cube in (made, again):
+        last = ann.get(cube.id)
+        assert (last.text, last.version, last.governance.sensitivity) == (
+            cube.text,
+            2,
+            ("work", "health"),
+        )
+        assert ann.history(cube.id)[0] == cube
+        assert cube.id in found(ann)
+    events = ann.events(kind="marked")
+    assert {event.cube_ids for event in events} == {(made.id,), (again.id,)}
+    assert events[0].details == {"version": 2, "because_of": [str(two.id)]}
+    ann.update(two.id, sensitivity=[])
+    ann.update(two.id, sensitivity=["health"])
+    assert ann.get(made.id).version == 2, "it is as sensitive already"
+    assert ann.update(again.id, sensitivity=["home"]).governance.sensitivity == (
+        "home",
+        "health",
+        "work",
+    )
+    restored = ann.restore(again.id, version=1)
+    assert restored.governance.sensitivity == ("work", "health")
+
+
+def test_what_is_frozen_grows_as_sensitive_as_its_parents(view: View) -> None:
+    parent = view.add("A word.")
+    made = view.derive("Made of it.", parent.id)
+    view.archive(made.id)
+    view.freeze(made.id)
+    view.update(parent.id, sensitivity=["health"])
+    assert view.get(made.id).governance.sensitivity == ("health",)
+    thawed = view.unfreeze(made.id)
+    assert (thawed.state, thawed.version) == (State.ARCHIVED, 5)
+    assert thawed.governance.sensitivity == ("health",)
+
+
+def test_a_bundle_that_grew_as_sensitive_as_its_members_is_the_same(view: View) -> None:
+    one, two = view.add(["A word.", "Two words."])
+    made = view.compose([one.id, two.id], "x")
+    view.update(two.id, sensitivity=["b"])
+    view.update(one.id, sensitivity=["a"])
+    assert view.compose([one.id, two.id], "x").version == made.version + 2
+    assert len(view.events(kind="composed")) == 1
+
+
+def test_a_source_marked_first_marks_what_is_made_of_it(ann: View, database: str) -> None:
+    grand = ann.add("A word.")
+    parent = ann.derive("It is a word.", grand.id)
+    marking, deriving = in_turn(
+        database,
+        grand,
+        lambda: ann.update(grand.id, sensitivity=["health"]),
+        lambda: ann.derive("Something of it.", parent.id),
+    )
+    assert marking.result().version == 2
+    assert deriving.result().governance.sensitivity == ("health",)
+
+
+def test_what_was_derived_first_is_marked_with_its_source(ann: View, database: str) -> None:
+    grand = ann.add("A word.")
+    parent = ann.derive("It is a word.", grand.id)
+    deriving, marking = in_turn(
+        database,
+        grand,
+        lambda: ann.derive("Something of it.", parent.id),
+        lambda: ann.update(grand.id, sensitivity=["health"]),
+    )
+    marking.result()
+    assert ann.get(deriving.result().id).governance.sensitivity == ("health",)
+
+
 def test_a_bundle_made_again_lives_as_long_as_its_members_do_now(view: View) -> None:
     member = view.add("A word.", ttl=100)
     once = view.compose([member.id], "x").governance.expires_at
@@ -459,6 +536,25 @@ def test_a_frozen_bundle_is_not_made_again(view: View) -> None:
     with pytest.raises(CubeFrozen, match=str(made.id)):
         view.compose([one.id], "x", tags=["new"])
     assert view.history(made.id) == [made, frozen]
+
+
+def test_a_bundle_made_again_is_back_from_the_archive(view: View) -> None:
+    member = view.add("A word.")
+    made = view.compose([member.id], "x")
+    seen = view.derive("Of the bundle.", made.id)
+    view.archive(made.id)
+    again = view.compose([member.id], "x")
+    assert (again.id, again.state, again.version) == (made.id, State.ACTIVATED, 3)
+    assert again == view.history(made.id)[-1]
+    assert found(view) == {member.id, made.id, seen.id}
+    assert kinds(view)[:2] == ["activated", "archived"]
+
+
+def test_his_bundle_is_back_from_the_archive_for_him(memos: MemOS) -> None:
+    bob = memos.at("acme", caller=Caller(user="bob"))
+    member = memos.at("acme").add("Nobody's word.")
+    bob.archive(bob.compose([member.id], "x").id)
+    assert bob.compose([member.id], "x").state is State.ACTIVATED
 
 
 def test_what_is_composed_can_be_had(view: View) -> None:
@@ -1131,8 +1227,12 @@ def test_what_is_frozen_is_not_served_once_a_parent_changed(view: View, database
     assert view.events(kind="invalidated") == []
     with pytest.raises(CubeFrozen, match=str(made.id)):
         view.forget_all()
-    view.unfreeze(made.id)
+    ended = view.unfreeze(made.id)
+    assert (ended.state, ended) == (State.EXPIRED, view.history(made.id)[-1])
     assert is_gone(view, made)
+    (event,) = view.events(kind="invalidated")
+    assert event.cube_ids == (made.id,)
+    assert event.details == {"because_of": [str(parent.id)]}
     assert view.forget(parent.id).derived == (made.id,)
     assert "xyzzy" not in everything_in(database)
 
@@ -1192,6 +1292,78 @@ def test_sources_of_a_frozen_fusion_that_is_not_served_speak(view: View) -> None
     assert found(view) == {one.id, two.id}
     view.unfreeze(made.id)
     assert found(view) == {one.id, two.id}
+    assert state(view, made) is State.EXPIRED
+    assert {state(view, cube) for cube in (one, two)} == {State.ACTIVATED}
+
+
+def test_a_thaw_ends_nothing_that_was_made_since(view: View) -> None:
+    parent = view.add("A word.")
+    old = view.derive("Of the old word.", parent.id)
+    view.freeze(old.id)
+    view.update(parent.id, "Another word.")
+    new = view.derive("Of the new word.", parent.id)
+    still = view.add("Word.")
+    view.freeze(still.id)
+    ended, thawed = view.unfreeze([old.id, still.id])
+    assert (ended.state, thawed.state) == (State.EXPIRED, State.GENERATED)
+    assert found(view) == {parent.id, new.id, still.id}
+
+
+def test_who_made_it_lets_go_of_what_does_not_stand_any_more(memos: MemOS) -> None:
+    ann, bob = (memos.at("acme", caller=Caller(user=user)) for user in ("ann", "bob"))
+    parent, secret = ann.add(["Her word.", "Her secret word."])
+    for cube in (parent, secret):
+        ann.grant(user="bob", cube=cube.id, rights=["read", "derive"])
+    made, more = bob.derive("Of her word.", parent.id), bob.derive("Of the secret.", secret.id)
+    bob.freeze([made.id, more.id])
+    ann.update(parent.id, "Her other word.")
+    ann.update(secret.id, "Her other secret.")
+    ann.revoke(user="bob", cube=secret.id)
+    assert bob.unfreeze(made.id).state is State.EXPIRED
+    with pytest.raises(CubeNotFound):
+        bob.unfreeze(more.id)
+    assert memos.at("acme").unfreeze(more.id).state is State.EXPIRED
+
+
+@pytest.mark.parametrize("how", ["update", "expire", "forget"])
+def test_what_was_frozen_as_merged_speaks_once_its_fusion_ended(view: View, how: str) -> None:
+    one, two = view.add(["A word.", "Two words."])
+    made = view.fuse([one.id, two.id])
+    view.freeze(one.id)
+    if how == "update":
+        view.update(two.id, "Another word.")
+    else:
+        getattr(view, how)(made.id)
+    thawed = view.unfreeze(one.id)
+    assert thawed.state is State.ACTIVATED
+    assert found(view) == {one.id, two.id}
+
+
+def test_what_was_frozen_as_merged_is_merged_while_its_fusion_stands(view: View) -> None:
+    one, two = view.add(["A word.", "Two words."])
+    made = view.fuse([one.id, two.id])
+    view.freeze([one.id, made.id])
+    assert view.unfreeze(one.id).state is State.MERGED
+    view.freeze(one.id)
+    view.update(two.id, "Another word.")
+    ended, thawed = view.unfreeze([made.id, one.id])
+    assert (ended.state, thawed.state) == (State.EXPIRED, State.ACTIVATED)
+    assert view.history(one.id)[-1] == thawed
+
+
+@pytest.mark.parametrize("first", ["unfreeze", "update"])
+def test_what_thaws_while_its_source_changes_ends(ann: View, database: str, first: str) -> None:
+    parent = ann.add("A word.")
+    made = ann.derive("Made of it.", parent.id)
+    ann.freeze(made.id)
+    verbs = {
+        "unfreeze": lambda: ann.unfreeze(made.id),
+        "update": lambda: ann.update(parent.id, "Another word."),
+    }
+    for done in in_turn(database, parent, verbs.pop(first), *verbs.values()):
+        done.result()
+    assert is_gone(ann, made)
+    assert state(ann, made) is State.EXPIRED
 
 
 # --- provenance -----------------------------------------------------------------------------------
@@ -1410,6 +1582,101 @@ def test_provenance_tells_of_nothing_that_get_refuses(memos: MemOS) -> None:
             verb(made.id)
 
 
+# --- among many others ----------------------------------------------------------------------------
+
+
+def rows_read(dsn: str, table: str) -> int:
+    """Count the rows of a table that were ever read, once all who did so have left."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        until(lambda: is_alone(connection))
+        (count,) = connection.execute(
+            """
+            SELECT seq_tup_read + (
+                SELECT sum(idx_tup_read) FROM pg_stat_user_indexes AS index
+                WHERE index.relid = tables.relid
+            )
+            FROM pg_stat_user_tables AS tables WHERE relid = %s::regclass
+            """,
+            [f"memos.{table}"],
+        ).fetchone() or (-1,)
+        return int(count)
+
+
+def fill(dsn: str, view: View, number: int) -> None:
+    """Make so many copies of a cube, of a turn, and some things made of many of them."""
+    cube = view.add("A word.")
+    view.ingest({"id": "m", "role": "user", "content": "A word."}, session="s")
+    copied = (
+        "kind, state, version, text, semantic_type, tags, metadata, provenance, message_ids, owner,"
+        " priority, sensitivity, valid_from, valid_to, created_at, recorded_at, expires_at,"
+        " word_count, words, thread, turn, embedding, content_version, derived"
+    )
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            f"INSERT INTO memos.cube (tenant, namespace, id, {copied}) "
+            f"SELECT tenant, namespace, gen_random_uuid(), {copied} "
+            "FROM memos.cube, generate_series(1, %s) WHERE id = %s",
+            [number, cube.id],
+        )
+        connection.execute(
+            """
+            INSERT INTO memos.message (tenant, namespace, id, session, role, content, metadata,
+                extra, recorded_at)
+            SELECT tenant, namespace, 'n' || n, 's' || n %% 100, role, content, metadata, extra,
+                recorded_at
+            FROM memos.message, generate_series(1, %s) AS n
+            """,
+            [number],
+        )
+        connection.execute(
+            """
+            INSERT INTO memos.lineage
+            SELECT tenant, first_value(id) OVER (PARTITION BY n / 250 ORDER BY n), id, 'derived',
+                1, 1, now()
+            FROM (SELECT *, row_number() OVER (ORDER BY id) AS n FROM memos.cube) AS numbered
+            """
+        )
+        connection.execute("DELETE FROM memos.lineage WHERE child = parent")
+        connection.execute(
+            "INSERT INTO memos.source SELECT tenant, child, parent, 1 FROM memos.lineage"
+        )
+        connection.execute("VACUUM ANALYZE")
+
+
+LINEAGE_VERBS: dict[str, Callable[[View, Sequence[MemCube]], object]] = {
+    "provenance": lambda view, cubes: view.provenance(cubes[-1].id),
+    "forget": lambda view, cubes: view.forget(cubes[0].id),
+    "forget as a caller": lambda view, cubes: view.forget(cubes[1].id),
+    "update": lambda view, cubes: view.update(cubes[1].id, "Another word."),
+    "expire": lambda view, cubes: view.expire(cubes[1].id),
+    "add anew": lambda view, cubes: [view.expire(cubes[1].id), view.add("x", id=cubes[1].id)],
+    "compose": lambda view, cubes: view.compose([cubes[2].id, cubes[0].id], "x"),
+    "unfreeze": lambda view, cubes: [view.freeze(cubes[-1].id), view.unfreeze(cubes[-1].id)],
+}
+
+
+def test_what_is_done_with_a_few_does_not_read_all(database: str) -> None:
+    """Whatever the planner believes of how many cubes there are in a lineage."""
+    number = 20_000
+    with MemOS.open(database, embedder=WordEmbedder()) as memos:
+        fill(database, memos.at("acme"), number)
+    read = {name: dict[str, int]() for name in LINEAGE_VERBS}
+    for name, verb in LINEAGE_VERBS.items():
+        caller = Caller(user="bob") if "caller" in name else None
+        with MemOS.open(database, embedder=WordEmbedder()) as memos:
+            view = memos.at("acme", caller=caller)
+            said = view.ingest({"id": name, "role": "user", "content": "A word."}, session="a")
+            cubes = [*said, *view.add(["Two words.", "Three words."])]
+            cubes.append(view.fuse([cubes[0].id, cubes[1].id]))
+            cubes.append(view.derive("Made of them.", [cubes[-1].id, cubes[2].id]))
+        tables = ("cube", "cube_version", "message", "lineage", "source")
+        before = {table: rows_read(database, table) for table in tables}
+        with MemOS.open(database, embedder=WordEmbedder()) as memos:
+            verb(memos.at("acme", caller=caller), cubes)
+        read[name] = {table: rows_read(database, table) - before[table] for table in tables}
+    assert all(count < number / 10 for counts in read.values() for count in counts.values()), read
+
+
 # --- at once --------------------------------------------------------------------------------------
 
 
@@ -1568,6 +1835,73 @@ def quick(database: str) -> Iterator[tuple[MemOS, MemOS]]:
         MemOS.open(patient(database, "1h"), embedder=WordEmbedder()) as second,
     ):
         yield first, second
+
+
+def is_alone(connection: psycopg.Connection[Any]) -> bool:
+    """Tell whether nobody else is in a connection's database: who leaves tells what he did."""
+    row = connection.execute(
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    ).fetchone()
+    return row == (0,)
+
+
+def deadlocks(dsn: str) -> int:
+    """Count the deadlocks there were, once all who had to do with it have left and told theirs."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        until(lambda: is_alone(connection))
+        (count,) = connection.execute(
+            "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        ).fetchone() or (-1,)
+        return count
+
+
+REACHING: dict[str, Callable[[View, UUID], object]] = {
+    "update": lambda view, cube: view.update(cube, "Another word."),
+    "mark": lambda view, cube: view.update(cube, sensitivity=["health"]),
+    "expire": lambda view, cube: view.expire(cube),
+    "forget": lambda view, cube: view.forget(cube),
+}
+
+
+@pytest.mark.parametrize("change", REACHING)
+@MADE
+def test_who_changes_a_source_and_who_makes_of_it_do_not_deadlock(
+    database: str, how: str, change: str
+) -> None:
+    with MemOS.open(patient(database, "100ms"), embedder=WordEmbedder()) as memos:
+        view = memos.at("acme")
+        member = view.add("A word.", id=LAST)  # locked after what is made of it
+        other = view.add("Other word.")
+        bundle = view.compose([member.id], "y")
+        with ThreadPoolExecutor(2) as pool:
+            with held(database, member):
+                changing = pool.submit(REACHING[change], view, member.id)
+                until_stuck(database, changing)
+                making = pool.submit(make, view, how, [bundle.id, other.id])
+                until_stuck(database, changing, making)
+            changing.result()
+            with suppress(CubeNotFound):
+                making.result()
+    assert deadlocks(database) == 0
+
+
+def test_who_composes_anew_and_who_changes_a_member_do_not_deadlock(database: str) -> None:
+    with MemOS.open(patient(database, "100ms"), embedder=WordEmbedder()) as memos:
+        view = memos.at("acme")
+        last = view.add("The last word.", id=LAST)
+        one = view.add("A word.")
+        bundle = view.compose([last.id], "x")
+        fused = view.fuse([bundle.id, one.id])
+        updating, composing = in_turn(  # each ends the fusion, and lets what was merged speak
+            database,
+            fused,
+            lambda: view.update(one.id, "Another word."),
+            lambda: view.compose([last.id], "x", tags=["t"]),
+        )
+        assert updating.result().state is State.ACTIVATED
+        assert composing.result().version > bundle.version
+    assert deadlocks(database) == 0
 
 
 def test_a_verb_that_collides_with_the_update_of_a_member_is_tried_again(

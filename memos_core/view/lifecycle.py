@@ -13,7 +13,7 @@ from memos_core.errors import IllegalTransition
 from memos_core.lifecycle import before
 from memos_core.retention import Retention, SweepReport
 from memos_core.store.statement import Statement
-from memos_core.store.statements import forgetting, lifecycle, sweeping
+from memos_core.store.statements import lifecycle, sweeping
 from memos_core.store.statements.lifecycle import Step
 from memos_core.store.statements.sweeping import Swept
 from memos_core.view.bound import listed
@@ -72,12 +72,19 @@ class Living(Ruling):
     def unfreeze(self, ids: Ids) -> MemCube | list[MemCube]:
         """Let frozen cubes be changed again; each is in the state it had, with what time it had.
 
+        What was made of cubes that changed meanwhile ends now, and is returned so; what was merged
+        into one that ended is activated.
+
         Raises:
             CubeNotFound, NotPermitted: nothing was changed.
             IllegalTransition: one of them is not frozen.
         """
         return self._done(
-            ids, lambda wanted: lifecycle.thaw(self._scope, wanted), "unfreeze", (State.FROZEN,)
+            ids,
+            lambda wanted: lifecycle.thaw(self._scope, wanted),
+            "unfreeze",
+            (State.FROZEN,),
+            ends=True,
         )
 
     @overload
@@ -139,6 +146,7 @@ class Living(Ruling):
             lambda wanted: lifecycle.move(self._scope, wanted, to, kind=kind),
             f"make {to}",
             (*before(to), to),
+            ends=to is State.EXPIRED,
         )
 
     def _done(
@@ -147,12 +155,14 @@ class Living(Ruling):
         statement: Callable[[Sequence[UUID]], Statement[Step]],
         what: str,
         states: Sequence[State],
+        *,
+        ends: bool,
     ) -> MemCube | list[MemCube]:
         wanted = checked_many(ids)
         if not wanted:
             return []
-        # Locked first: a thaw must see the version that a freeze under way has just written.
-        step = self.engine.run(forgetting.lock(self._scope, wanted), statement(wanted))
+        # Held first: a thaw must see the version that a freeze under way has just written.
+        step = self.engine.run(lifecycle.hold(self._scope, wanted, ends=ends), statement(wanted))
         if not step.done:
             self._refuse(wanted, step, what, states)
         cubes = [step.cubes[cube] for cube in wanted]

@@ -36,7 +36,7 @@ from memos_core.prompt import (
 )
 from memos_core.question import Terms, as_statement, names_in, terms_of
 from memos_core.settings import DENSE_ALONE
-from memos_core.store.statements import candidates, cubes, events, messages, search
+from memos_core.store.statements import by_id, candidates, events, messages, search
 from memos_core.store.statements.filters import Filters
 from memos_core.text import checked_text, excerpt, storable
 from memos_core.view.ruling import Ruling
@@ -60,7 +60,7 @@ class Reading(Ruling):
         cube = checked_id(id)
         self._check_reads()
         found = self.engine.run(
-            cubes.get(
+            by_id.get(
                 self._scope,
                 cube,
                 as_of=checked_time(as_of, what="as_of"),
@@ -206,7 +206,7 @@ class Reading(Ruling):
     def stands(self, memories: Iterable[Hit | MemCube]) -> bool:
         """Tell whether memories are still as they were read: none changed, forgotten or expired."""
         read = {cube.id: cube.version for cube in map(cube_of, memories)}
-        return not read or self.engine.run(cubes.versions(self._scope, list(read))) == read
+        return not read or self.engine.run(by_id.versions(self._scope, list(read))) == read
 
     def history(self, id: UUID | str) -> list[MemCube]:
         """Return every version of a cube, the oldest first.
@@ -215,7 +215,7 @@ class Reading(Ruling):
             CubeNotFound: no such cube in this view.
         """
         cube, settings = checked_id(id), self.engine.settings
-        found = self.engine.run(cubes.history(self._scope, cube, log=settings.read_events))
+        found = self.engine.run(by_id.history(self._scope, cube, log=settings.read_events))
         return found or self._missing([cube], right="read")
 
     def diff(self, id: UUID | str, before: int, after: int | None = None) -> Diff:

@@ -148,7 +148,7 @@ class Writing(Ingesting):
         where somebody changed the cube since; without it, it applies to whatever stands now.
 
         Raises:
-            CubeNotFound: no such cube in this view.
+            CubeNotFound, CubeFrozen: no such cube in this view, or one that is frozen.
             VersionConflict: the cube is not at ``expected_version``. Nothing was stored.
         """
         if mode not in ("overwrite", "append"):
@@ -214,9 +214,9 @@ class Writing(Ingesting):
             CubeNotFound: one of them is not in this view. Nothing was erased.
         """
         wanted = checked_many(ids)
-        # Locked first: the erasing statement must see what a change under way has just written.
+        # Held first: the erasing statement must see what a change under way has just written.
         done = self.engine.run(
-            forgetting.lock(self._scope, wanted), forgetting.forget(self._scope, wanted)
+            forgetting.hold(self._scope, wanted), forgetting.forget(self._scope, wanted)
         )
         found = {*done.report.cubes, *done.denied}
         if missing := [cube for cube in wanted if cube not in found]:
@@ -249,6 +249,7 @@ class Writing(Ingesting):
 
     def _forget_all_once(self, session: str | None) -> ForgetReport:
         with self.engine.transaction() as transaction:
+            transaction.run(forgetting.hold_all(self._scope, session=session))
             ids = transaction.run(forgetting.lock_all(self._scope, session=session))
             done = transaction.run(forgetting.forget(self._scope, ids, session=session))
             if done.frozen:

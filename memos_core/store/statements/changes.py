@@ -17,8 +17,9 @@ from memos_core.store.statements.rules import IN_FORCE
 from memos_core.store.statements.scope import INSIDE, Scope
 from memos_core.words import Words
 
-# The row to change, once it is locked and still at the version that the caller saw, and the moment
-# of the change: later than the old version's even where a clock or a lock's wait says otherwise.
+# The row to change, once it and what was made of it are locked, and it is still at the version that
+# the caller saw; and the moment of the change: later than the old version's even where a clock or a
+# lock's wait says otherwise. Most have nothing made of them, which costs less to find out here.
 _LOCKED: LiteralString = (
     """
     WITH old AS (
@@ -30,6 +31,9 @@ _LOCKED: LiteralString = (
     + INSIDE
     + " AND "
     + MAY_WRITE
+    + """ AND CASE WHEN EXISTS (
+                SELECT FROM memos.source WHERE source.tenant = %(tenant)s AND source.source = id
+            ) THEN memos.hold(%(tenant)s, ARRAY[id]) ELSE true END"""
 )
 _SUPERSEDED: LiteralString = """
         FOR UPDATE
@@ -52,9 +56,11 @@ LOGGED: LiteralString = (
     + ","
     + WOKEN
     + """,
-        CASE WHEN content_version = version THEN memos.invalidate(
-            tenant, ARRAY[id], recorded_at, %(caller)s::jsonb
-        ) END AS fallen,
+        CASE WHEN content_version = version
+            THEN memos.invalidate(tenant, ARRAY[id], recorded_at, %(caller)s::jsonb)
+            WHEN sensitivity <> '{}'
+            THEN memos.mark(tenant, id, sensitivity, recorded_at, %(caller)s::jsonb)
+        END AS reached,
         memos.unindex(tenant, ARRAY[id], namespace), memos.announce(tenant)
     FROM changed"""
 )
@@ -99,7 +105,9 @@ _UPDATE: LiteralString = (
             metadata = coalesce(%(metadata)s::jsonb, cube.metadata),
             provenance = cube.provenance - 'restored_from',
             priority = coalesce(%(priority)s, cube.priority),
-            sensitivity = coalesce(%(sensitivity)s::text[], cube.sensitivity),
+            sensitivity = CASE WHEN %(sensitivity)s::text[] IS NOT NULL AND cube.derived
+                THEN memos.labels(cube.tenant, cube.id, %(sensitivity)s::text[])
+                ELSE coalesce(%(sensitivity)s::text[], cube.sensitivity) END,
             valid_from = coalesce(%(valid_from)s, cube.valid_from),
             valid_to = coalesce(%(valid_to)s, cube.valid_to),
             expires_at = coalesce(
@@ -225,7 +233,9 @@ _RESTORE: LiteralString = (
             message_ids = turns.ids,
             owner = wanted.owner,
             priority = wanted.priority,
-            sensitivity = wanted.sensitivity,
+            sensitivity = CASE WHEN cube.derived
+                THEN memos.labels(cube.tenant, cube.id, wanted.sensitivity)
+                ELSE wanted.sensitivity END,
             valid_from = wanted.valid_from,
             valid_to = wanted.valid_to,
             word_count = wanted.word_count,

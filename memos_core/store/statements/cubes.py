@@ -1,4 +1,4 @@
-"""Statements that add cubes and read them by id."""
+"""Statements that add cubes, and that read them for a change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import LiteralString
 from uuid import UUID
 
-from memos_core.cube import Governance, Kind, MemCube, Provenance, State, Usage
+from memos_core.cube import Governance, Kind, MemCube, Provenance, State
 from memos_core.embedder import Model, Vectors
 from memos_core.message import Message
 from memos_core.namespace import Namespace
@@ -20,21 +20,16 @@ from memos_core.store.statements.columns import (
     COLUMNS,
     SEARCHED,
     WOKEN,
-    WOKEN_THEN,
     cube_from,
-    cubes_from,
     provenance_json,
 )
 from memos_core.store.statements.permission import (
-    MADE_OF_READABLE,
     MAY_READ,
-    MAY_READ_VERSION,
     MAY_WRITE,
     STANDS,
-    STOOD,
 )
 from memos_core.store.statements.rules import IN_FORCE
-from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, Scope
+from memos_core.store.statements.scope import INSIDE, Scope
 from memos_core.words import Words
 
 
@@ -305,15 +300,15 @@ _CLEAR_EXPIRED: LiteralString = (
             SELECT id FROM gone
             UNION
             SELECT cube FROM memos.source
-            WHERE source.tenant = %(tenant)s AND source IN (SELECT gone.id FROM gone)
-                AND cube NOT IN (
-                    SELECT id FROM memos.cube
-                    WHERE cube.tenant = %(tenant)s AND state = 'frozen'
-                )
+            WHERE source.tenant = %(tenant)s AND source = ANY(ARRAY(SELECT gone.id FROM gone))
+                AND (
+                    SELECT state FROM memos.cube AS made
+                    WHERE made.tenant = %(tenant)s AND made.id = source.cube
+                ) IS DISTINCT FROM 'frozen'
         ) AS both_kinds
     ), cut AS (
         UPDATE memos.source SET source = gen_random_uuid()
-        WHERE source.tenant = %(tenant)s AND source IN (SELECT gone.id FROM gone)
+        WHERE source.tenant = %(tenant)s AND source = ANY(ARRAY(SELECT gone.id FROM gone))
             AND cube <> ALL((SELECT ids FROM over)::uuid[])
         RETURNING cube
     ), erased AS MATERIALIZED (
@@ -342,80 +337,6 @@ def clear_expired(scope: Scope, cubes: Sequence[UUID]) -> Statement[list[UUID]]:
     )
 
 
-# A version held from when it was recorded until it was superseded; the current one still holds.
-_AT: LiteralString = """
-    AND recorded_at <= coalesce(%(as_of)s, now())
-    AND (expires_at IS NULL OR expires_at > coalesce(%(as_of)s, now()))
-"""
-_COLUMNS: LiteralString = COLUMNS + "," + WOKEN
-_COLUMNS_THEN: LiteralString = COLUMNS + "," + WOKEN_THEN
-_FOUND: LiteralString = (
-    "SELECT "
-    + _COLUMNS
-    + " FROM memos.cube WHERE id = %(id)s AND "
-    + INSIDE
-    + _AT
-    + " AND "
-    + MAY_READ
-    + " AND CASE WHEN %(as_of)s::timestamptz IS NULL THEN "
-    + STANDS
-    + " ELSE "
-    + STOOD
-    + " END"
-)
-_FOUND_THEN: LiteralString = (
-    "SELECT "
-    + _COLUMNS_THEN
-    + " FROM memos.cube_version WHERE id = %(id)s AND superseded_at > %(as_of)s AND "
-    + INSIDE
-    + _AT
-    + " AND "
-    + MAY_READ_VERSION
-    + " AND "
-    + STOOD
-)
-_GET: LiteralString = (
-    "WITH found AS ("
-    + _FOUND
-    + " UNION ALL "
-    + _FOUND_THEN
-    + """
-    ), logged AS (
-        INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
-        SELECT tenant, now(), 'read', namespace, %(caller)s::jsonb, ARRAY[id], '{}'
-        FROM found, """
-    + LAZY_COMMIT
-    + """
-        WHERE %(log)s
-    ), activated AS (
-        INSERT INTO memos.activation (tenant, cube, at)
-        SELECT tenant, id, now() FROM found
-        WHERE %(log)s AND %(as_of)s::timestamptz IS NULL AND woken IS NULL
-        ON CONFLICT DO NOTHING
-    )
-    SELECT found.*, usage.* FROM found, memos.uses(%(tenant)s, found.id) AS usage
-    """
-)
-
-
-def get(
-    scope: Scope, cube: UUID, *, as_of: datetime | None, log: bool
-) -> Statement[MemCube | None]:
-    """Read a cube as it stands, or stood at ``as_of``, with its usage; an event records it."""
-    return Statement(
-        sql=_GET,
-        parameters=scope.reading(id=cube, as_of=as_of, log=log),
-        read=_with_usage,
-    )
-
-
-def _with_usage(rows: Sequence[Row]) -> MemCube | None:
-    for row in rows:
-        usage = Usage(reads=row["reads"], last_read_at=row["last_read_at"])
-        return replace(cube_from(row), usage=usage)
-    return None
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Current:
     """A cube as it stands, for a change to it, and whether the caller may change it."""
@@ -426,7 +347,9 @@ class Current:
 
 _CURRENT: LiteralString = (
     "SELECT "
-    + _COLUMNS
+    + COLUMNS
+    + ","
+    + WOKEN
     + ","
     + MAY_WRITE
     + """ AS may_write FROM memos.cube
@@ -447,68 +370,4 @@ def current(scope: Scope, cubes: Sequence[UUID]) -> Statement[dict[UUID, Current
         read=lambda rows: {
             row["id"]: Current(cube=cube_from(row), may_write=row["may_write"]) for row in rows
         },
-    )
-
-
-_VERSIONS: LiteralString = (
-    """
-    SELECT id, version FROM memos.cube
-    WHERE id = ANY(%(ids)s::uuid[]) AND (expires_at IS NULL OR expires_at > now()) AND """
-    + INSIDE
-    + " AND "
-    + MAY_READ
-    + " AND "
-    + STANDS
-)
-
-
-def versions(scope: Scope, cubes: Sequence[UUID]) -> Statement[dict[UUID, int]]:
-    """Read at which versions cubes stand; those that are gone are left out."""
-    return Statement(
-        sql=_VERSIONS,
-        parameters=scope.reading(ids=list(cubes)),
-        read=lambda rows: {row["id"]: row["version"] for row in rows},
-    )
-
-
-_HISTORY: LiteralString = (
-    "WITH found AS (SELECT "
-    + _COLUMNS_THEN
-    + " FROM memos.cube_version WHERE id = %(id)s AND "
-    + INSIDE
-    + " AND "
-    + MAY_READ_VERSION
-    + " AND "
-    + MADE_OF_READABLE
-    + " UNION ALL SELECT "
-    + _COLUMNS
-    + " FROM memos.cube WHERE id = %(id)s AND "
-    + INSIDE
-    + " AND "
-    + MAY_READ
-    + " AND "
-    + MADE_OF_READABLE
-    + """
-    ), logged AS (
-        INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
-        SELECT
-            tenant, now(), 'read', namespace, %(caller)s::jsonb, ARRAY[id],
-            jsonb_build_object('versions', count(*))
-        FROM found, """
-    + LAZY_COMMIT
-    + """
-        WHERE %(log)s
-        GROUP BY tenant, namespace, id
-    )
-    SELECT * FROM found ORDER BY version
-    """
-)
-
-
-def history(scope: Scope, cube: UUID, *, log: bool) -> Statement[list[MemCube]]:
-    """Read every version of a cube, the oldest first; none where there is no such cube."""
-    return Statement(
-        sql=_HISTORY,
-        parameters=scope.reading(id=cube, as_of=None, log=log),
-        read=cubes_from,
     )

@@ -13,55 +13,44 @@ from memos_core.store.statements.columns import SAID
 from memos_core.store.statements.permission import MAY_READ, MAY_WRITE
 from memos_core.store.statements.scope import INSIDE, Scope
 
-# The table of versions is locked as well, before any row is, as in every other change: `reembed`
-# waits for both tables in that order.
-_LOCK: LiteralString = (
-    "WITH held AS (DELETE FROM memos.cube_version WHERE false) "
-    "SELECT id FROM memos.cube WHERE id = ANY(%(ids)s::uuid[]) AND "
-    + INSIDE
-    + " AND "
-    + MAY_WRITE
-    + " ORDER BY id FOR UPDATE"
+_HOLD: LiteralString = (
+    "SELECT memos.hold(%(tenant)s, ARRAY(SELECT id FROM memos.cube "
+    "WHERE id = ANY(%(ids)s::uuid[]) AND " + INSIDE + " AND " + MAY_WRITE + "))"
 )
 
 
-def lock(scope: Scope, cubes: Sequence[UUID]) -> Statement[None]:
-    """Hold cubes against changes until the transaction ends."""
-    return Statement(sql=_LOCK, parameters=scope.parameters(ids=list(cubes)), read=ignored)
+def hold(scope: Scope, cubes: Sequence[UUID]) -> Statement[None]:
+    """Hold cubes, and what goes with them, until the transaction ends."""
+    return Statement(sql=_HOLD, parameters=scope.parameters(ids=list(cubes)), read=ignored)
 
 
 _OF_SESSION: LiteralString = (
     "(%(session)s::text IS NULL OR provenance ->> 'session' = %(session)s::text "
     "OR provenance -> 'sessions' ? %(session)s::text)"
 )
+_ALL: LiteralString = _OF_SESSION + " AND " + INSIDE + " AND " + MAY_WRITE + " AND " + MAY_READ
+_HOLD_ALL: LiteralString = (
+    "SELECT memos.hold(%(tenant)s, ARRAY(SELECT id FROM memos.cube WHERE " + _ALL + "))"
+)
+# Those that came meanwhile are locked, and those that went are no longer among them.
 _LOCK_ALL: LiteralString = (
-    "WITH held AS (DELETE FROM memos.cube_version WHERE false), live AS ("
-    "SELECT id FROM memos.cube "
-    "WHERE "
-    + _OF_SESSION
-    + " AND "
-    + INSIDE
-    + " AND "
-    + MAY_WRITE
-    + " AND "
-    + MAY_READ
+    "WITH live AS (SELECT id FROM memos.cube WHERE "
+    + _ALL
     + """ ORDER BY id FOR UPDATE)
     SELECT id FROM live
     UNION
-    SELECT id FROM memos.cube_version
-    WHERE state = 'expired' AND """
-    + _OF_SESSION
-    + " AND "
-    + INSIDE
-    + " AND "
-    + MAY_WRITE
-    + " AND "
-    + MAY_READ
+    SELECT id FROM memos.cube_version WHERE state = 'expired' AND """
+    + _ALL
 )
 
 
+def hold_all(scope: Scope, *, session: str | None) -> Statement[None]:
+    """Hold every cube of a view, or of a session, and what goes with them."""
+    return Statement(sql=_HOLD_ALL, parameters=scope.parameters(session=session), read=ignored)
+
+
 def lock_all(scope: Scope, *, session: str | None) -> Statement[list[UUID]]:
-    """Hold every cube of a view, or of a session, until the transaction ends; read their ids."""
+    """Read the ids of every cube of a view, or of a session, once they are held."""
     return Statement(
         sql=_LOCK_ALL,
         parameters=scope.parameters(session=session),

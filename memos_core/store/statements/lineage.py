@@ -24,21 +24,22 @@ from memos_core.store.statements.permission import (
 from memos_core.store.statements.scope import INSIDE, Scope
 
 # With all that they were made of: who forgets one of those must either see what is made here, or be
-# seen. Versions are locked as in every change, before any row is.
-_LOCK: LiteralString = """
-    WITH held AS (DELETE FROM memos.cube_version WHERE false)
-    SELECT id FROM memos.cube
-    WHERE tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[] || ARRAY(
-        SELECT source FROM memos.source
-        WHERE source.tenant = %(tenant)s AND cube = ANY(%(ids)s::uuid[])
-    ))
-    ORDER BY id FOR UPDATE
+# seen.
+_HOLD: LiteralString = (
+    "SELECT memos.hold(%(tenant)s, %(replaced)s::uuid[], %(ids)s::uuid[] || %(replaced)s::uuid[])"
+)
+
+
+def hold(scope: Scope, cubes: Sequence[UUID], replaced: Sequence[UUID] = ()) -> Statement[None]:
+    """Hold cubes, and all that they were made of, until the transaction ends.
+
+    And what is ``replaced`` by what is made of them, with all that ends with it.
     """
-
-
-def lock(scope: Scope, cubes: Sequence[UUID]) -> Statement[None]:
-    """Hold cubes and all that they were made of against changes until the transaction ends."""
-    return Statement(sql=_LOCK, parameters=scope.parameters(ids=list(cubes)), read=ignored)
+    return Statement(
+        sql=_HOLD,
+        parameters=scope.parameters(ids=list(cubes), replaced=list(replaced)),
+        read=ignored,
+    )
 
 
 _LOCK_NAME: LiteralString = """
@@ -253,16 +254,23 @@ def _bundle(rows: Sequence[Row]) -> Bundle | None:
 
 
 # The cubes as they are or last were. Edges that lead to what the caller may not read are left out.
+# ANY of an array and OFFSET 0 have rows looked up by their keys: for a join the planner, who cannot
+# know how few they are, would read all of a tenant's.
 _PROVENANCE: LiteralString = (
     """
     WITH RECURSIVE up (id) AS (
         SELECT %(id)s::uuid
         UNION
-        SELECT parent FROM up JOIN memos.lineage ON lineage.tenant = %(tenant)s
-            AND child = up.id AND relation NOT IN ('contradicts', 'about')
+        SELECT parent FROM up CROSS JOIN LATERAL (
+            SELECT parent FROM memos.lineage
+            WHERE lineage.tenant = %(tenant)s AND child = up.id
+                AND relation NOT IN ('contradicts', 'about')
+            OFFSET 0
+        ) AS origin
     ), edge AS (
         SELECT child, parent, relation, parent_version, position
-        FROM memos.lineage WHERE lineage.tenant = %(tenant)s AND child IN (SELECT id FROM up)
+        FROM memos.lineage
+        WHERE lineage.tenant = %(tenant)s AND child = ANY(ARRAY(SELECT id FROM up))
         UNION
         SELECT child, parent, relation, parent_version, position
         FROM memos.lineage WHERE lineage.tenant = %(tenant)s AND parent = %(id)s::uuid
@@ -275,7 +283,7 @@ _PROVENANCE: LiteralString = (
     + COLUMNS
     + ","
     + WOKEN
-    + """ FROM memos.cube WHERE id IN (SELECT wanted.id FROM wanted) AND """
+    + """ FROM memos.cube WHERE id = ANY(ARRAY(SELECT wanted.id FROM wanted)) AND """
     + INSIDE
     + " AND "
     + MAY_READ
@@ -287,7 +295,7 @@ _PROVENANCE: LiteralString = (
     + COLUMNS
     + ","
     + WOKEN
-    + """ FROM memos.cube_version WHERE id IN (SELECT wanted.id FROM wanted) AND """
+    + """ FROM memos.cube_version WHERE id = ANY(ARRAY(SELECT wanted.id FROM wanted)) AND """
     + INSIDE
     + " AND "
     + MAY_READ_VERSION
