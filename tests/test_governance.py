@@ -250,7 +250,13 @@ VERBS: dict[str, tuple[str, Verb]] = {
     "provenance": ("", lambda view, one, _: view.provenance(one)),
     "update": ("write", lambda view, one, _: view.update(one, "changed")),
     "append": ("write", lambda view, one, _: view.update(one, "changed", mode="append")),
-    "update the header": ("write", lambda view, one, _: view.update(one, tags=["shared", "new"])),
+    "update the header": ("write", lambda view, one, _: view.update(one, priority=3)),
+    "update, with its tags": ("write", lambda view, one, _: view.update(one, tags=["shared", "x"])),
+    "put on a tag": (
+        "share write",
+        lambda view, one, _: view.update(one, tags=["shared", "x", "new"]),
+    ),
+    "take off a tag": ("share write", lambda view, one, _: view.update(one, "tea", tags=["x"])),
     "restore": ("write", lambda view, one, _: view.restore(one, version=1)),
     "forget": ("write", lambda view, one, _: view.forget(one)),
     "forget both": ("write", lambda view, one, other: view.forget([other, one])),
@@ -557,6 +563,40 @@ def test_an_ended_cube_is_for_those_who_might_read_it(here: Tenant) -> None:
 
 def forms(grants: Sequence[Grant]) -> list[tuple[Any, ...]]:
     return [(one.user or one.role, one.tag, one.owner, {*one.rights}) for one in grants]
+
+
+class TestTags:
+    """A grant on a tag is about all that bears it: to put it on is to share."""
+
+    def test_who_may_write_shares_nothing_by_a_tag(self, here: Tenant) -> None:
+        here.app.grant(everyone=True, tag="public")
+        cube = here.ann.add("tea", tags=["diary"])
+        here.ann.grant(user="bob", cube=cube.id, rights=["read", "write"])
+        for tags in (["diary", "public"], ["public"], []):
+            with pytest.raises(NotPermitted, match="may not share"):
+                here.bob.update(cube.id, "coffee", tags=tags)
+        assert refused(lambda: here.carol.get(cube.id))
+        assert here.bob.update(cube.id, "coffee", tags=["diary"]).tags == ("diary",)
+        assert here.bob.update(cube.id, "water").text == "water"
+        here.ann.grant(user="bob", cube=cube.id, rights=["read", "write", "share"])
+        here.bob.update(cube.id, tags=["public"])
+        assert here.carol.get(cube.id).text == "water"
+
+    def test_who_may_share_for_a_while_gives_no_tags(self, here: Tenant) -> None:
+        cube = here.ann.add("tea")
+        here.ann.grant(user="bob", cube=cube.id, rights=ALL.split(), ttl=3600)
+        with pytest.raises(NotPermitted):
+            here.bob.update(cube.id, tags=["public"])
+
+    def test_who_may_not_share_brings_back_no_tags(self, here: Tenant) -> None:
+        here.app.grant(everyone=True, tag="public")
+        cube = here.ann.add("tea", tags=["public"])
+        here.ann.update(cube.id, "my tea", tags=["diary"])
+        here.ann.grant(user="bob", cube=cube.id, rights=["read", "write"])
+        restored = here.bob.restore(cube.id, version=1)
+        assert (restored.text, restored.tags) == ("tea", ("diary",))
+        assert refused(lambda: here.carol.get(cube.id))
+        assert here.ann.restore(cube.id, version=1).tags == ("public",)
 
 
 class TestGranting:

@@ -37,6 +37,7 @@ from memos_core.hit import ForgetReport
 from memos_core.rules import Ruled, Rules
 from memos_core.store.statements import changes, cubes, forgetting
 from memos_core.store.statements import messages as log
+from memos_core.store.statements.cubes import Current
 from memos_core.view.ingesting import Ingesting
 
 ATTEMPTS = 20  # to forget all while others are at work on it
@@ -149,6 +150,8 @@ class Writing(Ingesting):
 
         Raises:
             CubeNotFound, CubeFrozen: no such cube in this view, or one that is frozen.
+            NotPermitted: the caller may not write it; or may not share it and gives it other tags,
+                which would be for others to read.
             VersionConflict: the cube is not at ``expected_version``. Nothing was stored.
         """
         if mode not in ("overwrite", "append"):
@@ -171,8 +174,10 @@ class Writing(Ingesting):
         if header == changes.Change():
             raise InvalidInput("nothing to update: give a text or a part of the header")
 
-        def attempt(current: MemCube) -> MemCube | None:
-            return self._update(current, header, mode)
+        def attempt(known: Current) -> MemCube | None:
+            if header.tags not in (None, known.cube.tags) and not known.may_share:
+                self._denied([known.cube.id], "share")
+            return self._update(known.cube, header, mode)
 
         return self._changed(checked_id(id), expected_version, attempt)
 
@@ -181,7 +186,8 @@ class Writing(Ingesting):
     ) -> MemCube:
         """Store a new version that says what ``version`` said: text, header, and search result.
 
-        Restoring the current version changes nothing and returns it.
+        Restoring the current version changes nothing and returns it. Who may not share the cube
+        leaves its tags as they are.
 
         Raises:
             CubeNotFound: no such cube, or no such version of it that the caller may read, or one
@@ -191,7 +197,8 @@ class Writing(Ingesting):
         checked_count(version, what="version", least=1, most=2**31 - 1)
         tried: set[int] = set()
 
-        def attempt(current: MemCube) -> MemCube | None:
+        def attempt(known: Current) -> MemCube | None:
+            current = known.cube
             if current.version == version:
                 return current
             if version > current.version or current.version in tried:
@@ -334,7 +341,7 @@ class Writing(Ingesting):
         )
 
     def _changed(
-        self, cube: UUID, expected: int | None, attempt: Callable[[MemCube], MemCube | None]
+        self, cube: UUID, expected: int | None, attempt: Callable[[Current], MemCube | None]
     ) -> MemCube:
         """Compare and swap: an attempt that finds the cube moved on is made again."""
         while True:
@@ -351,5 +358,5 @@ class Writing(Ingesting):
                     f"cube {cube} is at version {current.version}, not {expected}: "
                     "get it again and decide anew"
                 )
-            if changed := attempt(current):
+            if changed := attempt(known):
                 return changed

@@ -12,7 +12,7 @@ from memos_core.embedder import Model, Vectors
 from memos_core.store.arrays import HalfVectors, SparseVector
 from memos_core.store.statement import Statement
 from memos_core.store.statements.columns import COLUMNS, SAID, WOKEN, first_cube
-from memos_core.store.statements.permission import MAY_READ, MAY_WRITE
+from memos_core.store.statements.permission import MAY_READ, MAY_SHARE, MAY_WRITE
 from memos_core.store.statements.rules import IN_FORCE
 from memos_core.store.statements.scope import INSIDE, Scope
 from memos_core.words import Words
@@ -89,9 +89,8 @@ class Change:
 
 
 # What said the same as others may say something of its own now.
-_UPDATE: LiteralString = (
-    OLD
-    + """, changed AS (
+_UPDATED: LiteralString = (
+    """, changed AS (
         UPDATE memos.cube AS cube SET
             version = cube.version + 1,
             recorded_at = moment.now,
@@ -125,6 +124,12 @@ _UPDATE: LiteralString = (
     )"""
     + LOGGED
 )
+_UPDATE: LiteralString = OLD + _UPDATED
+# Who may read a cube goes by its tags too, so who gives it others shares it. In a statement of its
+# own, since the question costs a tenth of an update.
+_UPDATE_TAGS: LiteralString = (
+    _LOCKED + " AND (tags = %(tags)s::text[] OR " + MAY_SHARE + ")" + _SUPERSEDED + _UPDATED
+)
 
 
 def update(
@@ -139,7 +144,7 @@ def update(
 ) -> Statement[MemCube | None]:
     """Store a new version of what was read, or nothing and None where that stands no more."""
     return Statement(
-        sql=_UPDATE,
+        sql=_UPDATE if change.tags is None or scope.caller is None else _UPDATE_TAGS,
         parameters=scope.parameters(
             id=expected.id,
             expected=expected.version,
@@ -174,7 +179,8 @@ def update(
 # The content and header of another version, with its vector and words. Identity, times and the time
 # to live go on: an old version may have been meant to live for a minute. What was frozen or merged
 # then is neither now. A version before the cube expired and was made anew was made of other things.
-# The turns that later versions came from are still its own: who forgets it forgets them.
+# The turns that later versions came from are still its own: who forgets it forgets them. Its tags
+# come back for those who may share it.
 _WANTED: LiteralString = (
     """
         SELECT * FROM memos.cube_version
@@ -209,6 +215,10 @@ _RESTORE: LiteralString = (
     + """ AS origin
         ) AS every
         ORDER BY said_in, said_as, step
+    ), sharing AS (
+        SELECT """
+    + MAY_SHARE
+    + """ AS may_share FROM old
     ), turns AS (
         SELECT
             coalesce(array_agg(said_as ORDER BY step, place), '{}') AS ids,
@@ -226,7 +236,7 @@ _RESTORE: LiteralString = (
             kind = wanted.kind,
             text = wanted.text,
             semantic_type = wanted.semantic_type,
-            tags = wanted.tags,
+            tags = CASE WHEN may_share THEN wanted.tags ELSE cube.tags END,
             metadata = wanted.metadata,
             provenance = wanted.provenance
                 || jsonb_build_object('restored_from', %(version)s::integer) || turns.sessions,
@@ -243,7 +253,7 @@ _RESTORE: LiteralString = (
             thread = wanted.thread,
             turn = wanted.turn,
             embedding = wanted.embedding
-        FROM old, moment, wanted, turns
+        FROM old, moment, wanted, sharing, turns
         WHERE cube.tenant = old.tenant AND cube.id = old.id
         RETURNING cube.*
     )"""

@@ -25,6 +25,7 @@ from memos_core.store.statements.columns import (
 )
 from memos_core.store.statements.permission import (
     MAY_READ,
+    MAY_SHARE,
     MAY_WRITE,
     STANDS,
 )
@@ -339,10 +340,11 @@ def clear_expired(scope: Scope, cubes: Sequence[UUID]) -> Statement[list[UUID]]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Current:
-    """A cube as it stands, for a change to it, and whether the caller may change it."""
+    """A cube as it stands, for a change to it, and what the caller may do with it."""
 
     cube: MemCube
     may_write: bool
+    may_share: bool
 
 
 _CURRENT: LiteralString = (
@@ -352,7 +354,9 @@ _CURRENT: LiteralString = (
     + WOKEN
     + ","
     + MAY_WRITE
-    + """ AS may_write FROM memos.cube
+    + " AS may_write, "
+    + MAY_SHARE
+    + """ AS may_share FROM memos.cube
     WHERE id = ANY(%(ids)s::uuid[]) AND (expires_at IS NULL OR expires_at > now()) AND """
     + INSIDE
     + " AND "
@@ -368,6 +372,9 @@ def current(scope: Scope, cubes: Sequence[UUID]) -> Statement[dict[UUID, Current
         sql=_CURRENT,
         parameters=scope.reading(ids=list(cubes), as_of=None),
         read=lambda rows: {
-            row["id"]: Current(cube=cube_from(row), may_write=row["may_write"]) for row in rows
+            row["id"]: Current(
+                cube=cube_from(row), may_write=row["may_write"], may_share=row["may_share"]
+            )
+            for row in rows
         },
     )
