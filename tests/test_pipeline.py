@@ -27,6 +27,7 @@ from memos_core import (
     PipelineFailed,
     Settings,
     State,
+    StoreError,
     TransactionCollided,
     View,
 )
@@ -196,6 +197,25 @@ def test_one_that_goes_on_after_a_collision_or_collides_at_its_end_says_so(
     with pytest.raises(TransactionCollided, match="run the whole pipeline again"), at_its_end as p:
         p.add("tea")
     assert memos.stats().cubes == 0
+
+
+def test_one_in_which_nothing_happens_for_long_is_ended(database: str) -> None:
+    def open_transactions() -> int:
+        with psycopg.connect(database) as connection:
+            row = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE state = 'idle in transaction' AND datname = current_database()"
+            ).fetchone()
+            return row[0] if row else 0
+
+    settings = Settings(statement_timeout=1)
+    with MemOS.open(database, embedder=WordEmbedder(), settings=settings) as memos:
+        with pytest.raises(StoreError), memos.pipeline() as p:
+            p.add("tea")
+            assert open_transactions() == 1
+            until(lambda: open_transactions() == 0)
+            p.add("cake")
+        assert memos.stats().cubes == 0
 
 
 def test_a_read_in_it_does_not_make_its_commit_lazy(
