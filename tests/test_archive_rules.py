@@ -233,6 +233,24 @@ class TestThoseOfThePlace:
         (hit,) = there.search("today", mode="lexical", k=1)
         assert (MAIL in hit.text, hit.cube.governance.sensitivity) == (True, ("email",))
 
+    def test_what_is_found_is_said_of_all_that_was_made_of_it(
+        self, ann: View, other: MemOS, path: Path
+    ) -> None:
+        one, two = ann.add([f"Write to {MAIL}.", "Nothing."], sensitivity=["private"])
+        made = ann.derive("She has an address.", [one.id, two.id])
+        further = ann.compose([made.id], "all of it")
+        ann.dump(path)
+        there = other.at("there")
+        there.set_rules(HIDING)
+        there.load(path)
+        marks = {cube: there.get(cube).governance.sensitivity for cube in (one.id, two.id, made.id)}
+        assert marks[one.id] == ("private", "email")
+        assert marks[two.id] == ("private",)
+        assert "email" in marks[made.id]
+        (bundle,) = (hit.cube for hit in there.search("all of it") if "bundle" in hit.cube.metadata)
+        assert bundle.id != further.id
+        assert "email" in bundle.governance.sensitivity
+
     def test_what_they_refuse_is_not_loaded_and_that_is_logged(
         self, written: Path, other: MemOS
     ) -> None:

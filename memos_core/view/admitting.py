@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 
 class Admitting:
-    """The rules of a namespace, of all below it and of all above it, as they were known."""
+    """The rules of a namespace, of all below it and of all above it, as they were known.
+
+    ``marks`` tells whether some look for sensitive data, ``limits`` whether some limit writes.
+    """
 
     def __init__(self, here: Mapping[Namespace, Ruled]) -> None:
         self.here = here
-        self._sensitive = any(ruled.rules.sensitive for ruled in here.values())
+        self.marks = any(ruled.rules.sensitive for ruled in here.values())
         self.limits = any(ruled.rules.limits_writes for ruled in here.values())
 
     def cube(self, cube: KeptCube, at: Namespace, *, what: str, known: bool) -> KeptCube:
@@ -88,5 +91,5 @@ class Admitting:
             )
 
     def _rules(self, at: Namespace) -> Rules | None:
-        ruled = nearest(self.here, at) if self._sensitive else None
+        ruled = nearest(self.here, at) if self.marks else None
         return ruled and ruled.rules

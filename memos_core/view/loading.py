@@ -152,6 +152,8 @@ class _Loading:
                 return None
             self._check(transaction)
             fates = self._decide(transaction)
+            if self._admitting.marks:
+                transaction.run(loading.marks(self._at))
             if self._admitting.limits:
                 arriving = transaction.run(loading.arriving(self._at))
                 self._admitting.check_limits(transaction, arriving)

@@ -47,6 +47,34 @@ def arriving(loading: Loading) -> Statement[list[Arriving]]:
     )
 
 
+# What rules found in a cube here is said of all that was made of it, too.
+_MARKS: LiteralString = """
+    UPDATE memos.staged_cube AS made SET sensitivity = made.sensitivity || missing.labels
+    FROM (
+        SELECT edge.child, array_agg(DISTINCT label) AS labels
+        FROM memos.staged_edge AS edge
+        JOIN memos.staged_cube AS origin ON origin.tenant = edge.tenant
+            AND origin.archive = edge.archive AND origin.id = edge.parent
+            AND origin.superseded_at IS NULL
+        JOIN memos.staged_cube AS child ON child.tenant = edge.tenant
+            AND child.archive = edge.archive AND child.id = edge.child
+            AND child.superseded_at IS NULL
+        CROSS JOIN LATERAL unnest(origin.sensitivity) AS label
+        WHERE edge.tenant = %(tenant)s AND edge.archive = %(archive)s
+            AND edge.relation NOT IN ('contradicts', 'about')
+            AND label <> ALL(child.sensitivity)
+        GROUP BY edge.child
+    ) AS missing
+    WHERE made.tenant = %(tenant)s AND made.archive = %(archive)s AND made.id = missing.child
+        AND made.superseded_at IS NULL
+    """
+
+
+def marks(loading: Loading) -> Statement[int]:
+    """Mark what was made of cubes as those are marked; count what that changed."""
+    return counted(_MARKS, loading)
+
+
 _MESSAGES: LiteralString = (
     """
     INSERT INTO memos.message (
