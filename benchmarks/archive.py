@@ -7,7 +7,8 @@ own that opens the memory, does one thing to a view of the smaller or the larger
 and tells how long that took and how much its resident memory grew at most beyond what it was when
 the memory was open. By hand is `COPY … TO` a file and `COPY … FROM` it in binary form, of the same
 columns with a primary key and an index on the namespace: no words are made, nothing is verified or
-compressed, and nothing is put aside first. `again` is the same archive once more, all of it known.
+compressed, and nothing is put aside first. `again` is the same archive once more, all of it known;
+`judged` is a dump in which every kind of sensitive data is looked for, to be hidden or refused.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ import psycopg
 
 from benchmarks.machine import machine
 from benchmarks.overhead import Bench, Drawn
-from memos_core import MemOS, View
+from memos_core import Action, MemOS, Sensitive, View
 from memos_core.store.embedded import EmbeddedServer
 
 SMALL = 10_000
 BATCH = 1_000
+JUDGED = {**dict.fromkeys(Sensitive, Action.REDACT), Sensitive.CARD: Action.REFUSE}
 COLUMNS: LiteralString = """
     tenant, id, namespace, kind, state, version, text, semantic_type, tags, metadata, provenance,
     message_ids, owner, priority, sensitivity, valid_from, valid_to, created_at, recorded_at,
@@ -100,6 +102,8 @@ def work(dsn: str, what: str, rows: int, path: Path) -> dict[str, float]:
             start = time.perf_counter()
             if what == "dump":
                 done = bench.dump(path, overwrite=True).cubes
+            elif what == "judged":
+                done = bench.dump(path, overwrite=True, sensitive=JUDGED).cubes
             else:
                 report = loaded.load(path)
                 done = report.cubes + report.skipped
@@ -159,7 +163,7 @@ def run(dsn: str, folder: Path, rows: int) -> list[Line]:
     for count in (SMALL, rows):
         path = folder / f"{count}.memos"
         least = floors(dsn, count, folder)
-        for what in ("dump", "load", "again"):
+        for what in ("judged", "dump", "load", "again"):
             done = in_child(dsn, what, count, path)
             floor = least.get(what)
             lines.append(
