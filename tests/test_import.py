@@ -12,7 +12,7 @@ from langgraph.store.base import Item
 from llama_index.core.llms import ChatMessage
 from llama_index.core.storage.chat_store import SimpleChatStore
 
-from memos_core import InvalidInput, MemOS, View
+from memos_core import Action, InvalidInput, MemOS, Rules, Sensitive, SensitiveText, View
 
 MOMENT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -156,3 +156,15 @@ def test_refuses_what_is_not_as_it_says(
 def test_refuses_a_file_that_is_not_there(view: View, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot read"):
         view.import_file(tmp_path / "none.json")
+
+
+def test_goes_on_after_what_was_refused(view: View, tmp_path: Path) -> None:
+    texts = ("Ann likes tea.", "Write to ann@example.org.", "Ann has a cat.")
+    path = written(tmp_path, [{"id": f"m{n}", "memory": text} for n, text in enumerate(texts)])
+    view.set_rules(Rules(sensitive={Sensitive.EMAIL: Action.REFUSE}))
+    with pytest.raises(SensitiveText):
+        view.import_file(path)
+    assert view.stats().cubes == 1
+    view.set_rules(None)
+    report = view.import_file(path)
+    assert (len(report.cubes), report.skipped) == (2, 1)

@@ -33,8 +33,8 @@ class Importing(Writing):
 
         Raises:
             InvalidInput: the file cannot be read, or is none of these.
-            InvalidText, SensitiveText, LimitExceeded: a memory cannot be stored; those of its
-                namespace were not.
+            InvalidText, SensitiveText, LimitExceeded: a memory cannot be stored; those before it
+                were, and importing the file again goes on there.
         """
         names = checked_names(None if format is None else [format], Format, what="format")
         found = read_file(Path(path), Format(names[0]) if names else None)
