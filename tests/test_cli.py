@@ -336,3 +336,61 @@ def test_dumps_loads_and_imports(memos_command: Callable[..., Result], tmp_path:
     export = tmp_path / "mem0.json"
     export.write_text(json.dumps({"results": [{"id": "1", "memory": "Likes cake"}]}), "utf-8")
     assert "1 new cube(s) from mem0" in memos_command("import", export, *at).stdout
+
+
+def test_messages_without_a_session_get_the_one_that_is_named(
+    memos_command: Callable[..., Result], tmp_path: Path
+) -> None:
+    file = tmp_path / "chat.json"
+    file.write_text(json.dumps(CONVERSATION), "utf-8")
+    memos_command("ingest", file, "--session", "tuesday")
+    (hit,) = answer(memos_command("search", "Oslo", "-k", "1", "--json"))
+    assert hit["cube"]["provenance"]["session"] == "tuesday"
+
+
+def test_a_sweep_without_options_goes_by_the_rules(memos_command: Callable[..., Result]) -> None:
+    memos_command("add", "Ann likes tea.")
+    memos_command("rules", '{"retention": {"idle": 0.000001}}')
+    assert answer(memos_command("sweep", "--idle", "30", "--json"))["archived"] == []
+    assert len(answer(memos_command("sweep", "--json"))["archived"]) == 1
+
+
+def test_a_publication_is_as_it_was_asked_for(memos_command: Callable[..., Result]) -> None:
+    made = answer(
+        memos_command(
+            "publish", "recipes", "--tag", "recipe", "--filter", '{"year": 2020}', "--licence",
+            "MIT", "--watermark", "w7", "--tenant", "globex", "--tenant", "initech", "--until",
+            "2100-01-01T00:00+00:00", "--json",
+        )
+    )  # fmt: skip
+    assert made["matching"]["tags"] == ["recipe"]
+    assert "2020" in made["matching"]["conditions"]
+    assert (made["licence"], made["watermark"]) == ("MIT", "w7")
+    assert made["tenants"] == ["globex", "initech"]
+    assert made["expires_at"].startswith(("2100-01-01", "2099-12-31"))
+
+
+def test_the_log_is_read_and_written_of_a_time(
+    memos_command: Callable[..., Result], tmp_path: Path
+) -> None:
+    (cube,) = answer(memos_command("add", "Ann likes tea.", "--json"))
+    memos_command("search", "tea")
+    at = cube["created_at"]  # with its zone, as it was printed
+    assert "+" in at or at.endswith("Z")
+    assert answer(memos_command("events", "--until", at, "--json")) == []
+    assert len(answer(memos_command("events", "--since", at, "--json"))) == 2
+    file = tmp_path / "log.jsonl"
+    assert answer(memos_command("export-events", file, "--until", at, "--json")) == {"events": 0}
+    again = ("export-events", file, "--since", at, "--overwrite", "--json")
+    assert answer(memos_command(*again)) == {"events": 3}, "the first export is an event"
+
+
+def test_each_command_is_listed_under_a_title(memos_command: Callable[..., Result]) -> None:
+    shown = memos_command("--help").stdout
+    titles = [
+        "Remember and find", "Versions", "Lives", "Lineage", "Rights and rules", "The log", "Files",
+        "Channels", "The database",
+    ]  # fmt: skip
+    places = [shown.index(f"─ {title} ─") for title in titles]
+    assert places == sorted(places)
+    assert "─ Commands ─" not in shown
