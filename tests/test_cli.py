@@ -394,3 +394,8 @@ def test_each_command_is_listed_under_a_title(memos_command: Callable[..., Resul
     places = [shown.index(f"─ {title} ─") for title in titles]
     assert places == sorted(places)
     assert "─ Commands ─" not in shown
+
+
+def test_defaults_are_told(memos_command: Callable[..., Result]) -> None:
+    assert "[default: (your own folder)]" in memos_command("stats", "--help").stdout
+    assert "[default: (read)]" in memos_command("grant", "--help").stdout

@@ -40,7 +40,8 @@ def index(view: View) -> Answer:
 @app.command(rich_help_panel=_TITLE)
 def reembed(
     model: Annotated[
-        str | None, typer.Option(help="A sentence-transformers model. [default: all-MiniLM-L6-v2]")
+        str | None,
+        typer.Option(help="A sentence-transformers model.", show_default="all-MiniLM-L6-v2"),
     ] = None,
     query_prefix: Annotated[str, typer.Option(help="Put before questions.")] = "",
     document_prefix: Annotated[str, typer.Option(help="Put before memories.")] = "",

@@ -59,7 +59,8 @@ def import_file(
     view: View,
     file: Annotated[Path, typer.Argument(help="What another memory layer wrote.")],
     format: Annotated[
-        str | None, typer.Option(help="langgraph, mem0 or llamaindex. [default: recognised]")
+        str | None,
+        typer.Option(help="langgraph, mem0 or llamaindex.", show_default="recognised"),
     ] = None,
 ) -> Answer:
     """Take over a dump of LangGraph's store, an export of mem0, a chat store of LlamaIndex."""

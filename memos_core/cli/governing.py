@@ -21,7 +21,7 @@ Cube = Annotated[str | None, typer.Option(help="About this cube.")]
 Tag = Annotated[str | None, typer.Option(help="About all with this tag.")]
 Rights = Annotated[
     list[str] | None,
-    typer.Option("--right", help="read, write, share or derive; repeatable. [default: read]"),
+    typer.Option("--right", help="read, write, share or derive; repeatable.", show_default="read"),
 ]
 command = section("Rights and rules")
 
@@ -35,7 +35,9 @@ def grant(
     cube: Cube = None,
     tag: Tag = None,
     right: Rights = None,
-    condition: Annotated[str, typer.Option(help='In this context: {"place": "ward"}.')] = "{}",
+    condition: Annotated[
+        str, typer.Option(show_default=False, help='In this context: {"place": "ward"}.')
+    ] = "{}",
     until: Until = None,
 ) -> Answer:
     """Let somebody do something: with a cube, with all of a tag, or with all of the namespace."""
@@ -63,7 +65,7 @@ def revoke(
     cube: Cube = None,
     tag: Tag = None,
     right: Annotated[
-        list[str] | None, typer.Option(help="Only this right; repeatable. [default: all]")
+        list[str] | None, typer.Option(help="Only this right; repeatable.", show_default="all")
     ] = None,
 ) -> Answer:
     """Take back a grant, or all to somebody about something."""

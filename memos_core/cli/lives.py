@@ -56,14 +56,18 @@ def expire(view: View, ids: Ids) -> Answer:
 def sweep(
     view: View,
     idle: Annotated[
-        float | None, typer.Option(min=0, help="Archive what nobody used for so many days.")
+        float | None,
+        typer.Option(min=0, metavar="DAYS", help="Archive what nobody used for so long."),
     ] = None,
     half_life: Annotated[
         float | None,
-        typer.Option(min=0, help="Archive what is forgotten, if half is after so many days."),
+        typer.Option(
+            min=0, metavar="DAYS", help="Archive what decayed, by half in so long; use strengthens."
+        ),
     ] = None,
     archived: Annotated[
-        float | None, typer.Option(min=0, help="End what was in the archive for so many days.")
+        float | None,
+        typer.Option(min=0, metavar="DAYS", help="End what was in the archive for so long."),
     ] = None,
     batch: Annotated[int, typer.Option(help="Cubes in one transaction.")] = 500,
 ) -> Answer:

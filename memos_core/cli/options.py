@@ -15,7 +15,8 @@ Database = Annotated[
         "--database",
         "-d",
         envvar="MEMOS_DATABASE",
-        help="A postgresql:// URL, or the folder of a private server. [default: your own folder]",
+        help="A postgresql:// URL, or the folder of a private server.",
+        show_default="your own folder",
     ),
 ]
 At = Annotated[
@@ -27,7 +28,10 @@ Id = Annotated[str, typer.Argument(help="The id of a cube.")]
 Ids = Annotated[list[str], typer.Argument(help="The ids of cubes.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag; repeatable.")]
 Filter = Annotated[
-    str, typer.Option("--filter", help='What metadata must be: {"year": {"$gte": 2020}}.')
+    str,
+    typer.Option(
+        "--filter", show_default=False, help='What metadata must be: {"year": {"$gte": 2020}}.'
+    ),
 ]
 Licence = Annotated[str | None, typer.Option(help="The licence under which it is given.")]
 Watermark = Annotated[str | None, typer.Option(help="A mark of each copy.")]

@@ -49,11 +49,13 @@ _SHARED = tuple(
 @app.callback()
 def _who(
     user: Annotated[
-        str | None, typer.Option("--as", help="Ask as this user. [default: the application]")
+        str | None,
+        typer.Option("--as", help="Ask as this user.", show_default="the application"),
     ] = None,
     role: Annotated[list[str] | None, typer.Option(help="A role he has; repeatable.")] = None,
     circumstances: Annotated[
-        str, typer.Option("--context", help='In what context: {"place": "ward"}.')
+        str,
+        typer.Option("--context", show_default=False, help='In what context: {"place": "ward"}.'),
     ] = "{}",
 ) -> None:
     """Memory for language-model applications: remember, find, update, forget, and govern."""

@@ -26,7 +26,9 @@ def add(
     view: View,
     texts: Annotated[list[str], typer.Argument(help="What to remember; one cube each.")],
     tag: Tags = None,
-    metadata: Annotated[str, typer.Option(help="A JSON object.")] = "{}",
+    metadata: Annotated[
+        str, typer.Option(show_default=False, help='A JSON object: {"year": 2020}.')
+    ] = "{}",
     source: Annotated[str | None, typer.Option(help="Where it comes from.")] = None,
     ttl: Annotated[float | None, typer.Option(help="Seconds after which it is gone.")] = None,
 ) -> Answer:

@@ -27,7 +27,7 @@ def diff(
     view: View,
     id: Id,
     before: Annotated[int, typer.Argument(help="A version.")],
-    after: Annotated[int | None, typer.Argument(help="Another. [default: the last]")] = None,
+    after: Annotated[int | None, typer.Argument(help="Another.", show_default="the last")] = None,
 ) -> Answer:
     """Show what two versions of a cube say differently."""
     found = view.diff(id, before, after)
