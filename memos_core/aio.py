@@ -131,6 +131,8 @@ class AsyncView:
     retire = _awaited(View.retire)
     events = _awaited(View.events)
     export_events = _awaited(View.export_events)
+    remembered = _awaited(View.remembered)
+    caches = _awaited(View.caches)
     stats = _awaited(View.stats)
     build_index = _awaited(View.build_index)
 

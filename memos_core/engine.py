@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, LiteralString, TypeVar, cast, overload
 
 from memos_core.embedder import (
     Embedder,
@@ -199,13 +199,13 @@ class Engine:
         with self.together() as (inside, transaction):
             yield inside, transaction
 
-    def listen(self) -> AbstractContextManager[News]:
-        """Hear of changes in what is published, for as long as it takes.
+    def listen(self, channel: LiteralString) -> AbstractContextManager[News]:
+        """Hear of what is told on a channel of the database, for as long as it takes.
 
         Raises:
             InvalidInput: in a pipeline, which sees nothing of what others do.
         """
-        return self._whole_store().listen()
+        return self._whole_store().listen(channel)
 
     def log_denied(self, denied: Statement[None]) -> None:
         """Write down what was denied; in a pipeline after its end, which may undo all else."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, TypeVar, overload
+from typing import Any, LiteralString, TypeVar, overload
 
 import psycopg
 from psycopg.rows import dict_row
@@ -164,14 +164,14 @@ class Store:
             yield snapshot
 
     @contextmanager
-    def listen(self) -> Generator[News]:
-        """Hear of changes in what is published, until the store is closed.
+    def listen(self, channel: LiteralString) -> Generator[News]:
+        """Hear of what is told on a channel, until the store is closed.
 
         Raises:
             StoreUnavailable: no connection can be had, or it was lost.
         """
         with translated(self.settings), self._apart() as connection:
-            connection.execute("LISTEN memos_channels")
+            connection.execute("LISTEN " + channel)
             yield News(connection, self.check_open)
 
     def check_open(self) -> None:

@@ -1,6 +1,7 @@
 """Views: every verb of a memory, bound to a namespace and a caller."""
 
 from memos_core.view.archiving import Archiving
+from memos_core.view.caching import Caching
 from memos_core.view.channels import Publishing
 from memos_core.view.governance import Governing
 from memos_core.view.importing import Importing
@@ -10,7 +11,9 @@ from memos_core.view.reading import Reading
 from memos_core.view.writing import Writing
 
 
-class View(Reading, Importing, Writing, Living, Composing, Governing, Publishing, Archiving):
+class View(
+    Reading, Importing, Writing, Living, Composing, Governing, Publishing, Archiving, Caching
+):
     """Every verb, bound to a namespace and a caller.
 
     A view writes to its namespace and reads from it and all below it. Each verb is one

@@ -162,7 +162,7 @@ class Publishing(Ruling):
 
         It ends when nothing changed for ``timeout`` seconds, or with the memory.
         """
-        with self.engine.listen() as news:
+        with self.engine.listen("memos_channels") as news:
             if report := self.sync():
                 yield report
             while news.wait(timeout):

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from memos_core import reader
+from memos_core.cached import CacheRecord
 from memos_core.checks import checked_many
-from memos_core.cube import MemCube, Provenance, State
+from memos_core.cube import Kind, MemCube, Provenance, State
 from memos_core.errors import (
     CubeExists,
     IllegalTransition,
@@ -25,7 +26,7 @@ from memos_core.errors import (
 from memos_core.lifecycle import NEXT
 from memos_core.lineage import Relation
 from memos_core.rules import Ruled
-from memos_core.store.statements import cubes, lifecycle, lineage
+from memos_core.store.statements import caches, cubes, lifecycle, lineage
 from memos_core.store.statements.lineage import Bundle, Parent
 from memos_core.view.bound import listed
 from memos_core.view.ruling import Ruling
@@ -48,6 +49,7 @@ class Plan:
     relation: Relation
     kind: str  # of the event
     source: str | None = None
+    cache: CacheRecord | None = None  # where it is one
 
 
 class Making(Ruling):
@@ -118,6 +120,11 @@ class Making(Ruling):
         return {cube: found[cube] for cube in wanted}
 
     def _check(self, planned: Plan, parents: Mapping[UUID, Parent]) -> None:
+        for cube, parent in parents.items():
+            if parent.cube.kind is not Kind.PLAINTEXT:
+                raise InvalidInput(
+                    f"{cube} holds tensors ({parent.cube.kind}): name the memories it was made of"
+                )
         for cube, parent in parents.items():
             if planned.id in (cube, *parent.sources):
                 raise InvalidInput(
@@ -194,8 +201,11 @@ class Making(Ruling):
                     details={"parents": list(map(str, wanted))},
                     version=version,
                     derived=True,
+                    of=Kind.ACTIVATION if planned.cache else Kind.PLAINTEXT,
                 )
             )
+            if planned.cache is not None:
+                transaction.run(caches.keep(self._scope, made.id, planned.cache))
             transaction.run(lineage.link(self._scope, made.id, wanted, planned.relation))
             if planned.relation is Relation.MERGED:
                 transaction.run(lifecycle.move(self._scope, wanted, State.MERGED, kind="merged"))

@@ -24,7 +24,7 @@ from memos_core.checks import (
     checked_time,
     checked_ttl,
 )
-from memos_core.cube import MemCube, Provenance, State
+from memos_core.cube import Kind, MemCube, Provenance, State
 from memos_core.errors import (
     CubeExists,
     CubeNotFound,
@@ -175,6 +175,8 @@ class Writing(Ingesting):
             raise InvalidInput("nothing to update: give a text or a part of the header")
 
         def attempt(known: Current) -> MemCube | None:
+            if header.content:
+                self._check_text(known.cube)
             if header.tags not in (None, known.cube.tags) and not known.may_share:
                 self._denied([known.cube.id], "share")
             return self._update(known.cube, header, mode)
@@ -201,6 +203,7 @@ class Writing(Ingesting):
             current = known.cube
             if current.version == version:
                 return current
+            self._check_text(current)
             if version > current.version or current.version in tried:
                 raise CubeNotFound(
                     f"cube {current.id} has no version {version} to bring back: the last is "
@@ -298,6 +301,13 @@ class Writing(Ingesting):
                 f"{self.caller.user} may not build indexes: open the view without a caller"
             )
         return self.engine.build_index(self._scope)
+
+    def _check_text(self, cube: MemCube) -> None:
+        if cube.kind is not Kind.PLAINTEXT:
+            raise InvalidInput(
+                f"{cube.id} holds tensors ({cube.kind}), which are made anew and not rewritten: "
+                "update the memories it was made of, and encode them"
+            )
 
     def _update(
         self, current: MemCube, header: changes.Change, mode: Literal["overwrite", "append"]

@@ -38,8 +38,10 @@ _WHOLE: LiteralString = """(NOT derived OR NOT EXISTS (
         )
     ))"""
 # The cubes that are exported, and those that have ended: there only their last version says so.
+# Tensors are computed anew from what they are of, where there is a model for them.
 EXPORTED: LiteralString = (
-    INSIDE
+    "kind = 'plaintext' AND "
+    + INSIDE
     + " AND "
     + MAY_READ
     + " AND (%(history)s OR expires_at IS NULL OR expires_at > now()) AND "
@@ -49,7 +51,7 @@ EXPORTED: LiteralString = (
     + ")"
 )
 ENDED: LiteralString = (
-    "state = 'expired' AND %(history)s AND (%(whole)s OR NOT derived) AND "
+    "kind = 'plaintext' AND state = 'expired' AND %(history)s AND (%(whole)s OR NOT derived) AND "
     + INSIDE
     + " AND "
     + MAY_READ

@@ -113,7 +113,7 @@ _ADDED: LiteralString = (
     + SEARCHED
     + """, content_version)
         SELECT
-            %(tenant)s, id, %(namespace)s::text[], 'plaintext', 'generated', %(version)s, text,
+            %(tenant)s, id, %(namespace)s::text[], %(of)s, 'generated', %(version)s, text,
             %(semantic_type)s, %(tags)s::text[], metadata, provenance, message_ids, owner,
             %(priority)s, %(sensitivity)s::text[] || string_to_array(found, ','), valid_from,
             %(valid_to)s::timestamptz, now(), now(),
@@ -156,8 +156,9 @@ def add(
     rules: int,
     version: int = 1,
     derived: bool = False,
+    of: Kind = Kind.PLAINTEXT,
 ) -> Statement[list[MemCube]]:
-    """Store new cubes with one header and provenance in common, all or none.
+    """Store new cubes of a kind with one header and provenance in common, all or none.
 
     ``rules`` is the version of those that were applied; ``kind`` and ``details`` are the event's. A
     cube that takes an expired one's place goes on from its ``version``.
@@ -176,9 +177,11 @@ def add(
             rules_version=rules,
             version=version,
             derived=derived,
+            of=of,
         ),
         read=lambda rows: [
-            replace(_cube(rows[0], draft, scope.namespace), version=version) for draft in drafts
+            replace(_cube(rows[0], draft, scope.namespace), version=version, kind=of)
+            for draft in drafts
         ],
     )
 
@@ -213,6 +216,7 @@ def read(
             rules_version=rules,
             version=1,
             derived=False,
+            of=Kind.PLAINTEXT,
         ),
         read=lambda rows: _those_of(rows, drafts, scope.namespace),
     )

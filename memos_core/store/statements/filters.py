@@ -104,6 +104,7 @@ class Filters:
             (not self.any_time, "(valid_to IS NULL OR valid_to > " + moment + ")"),
             (bool(self.tags), "tags @> %(tags)s::text[]"),
             (bool(self.without), _NOT_FROM),
+            (self.kinds is None, "kind = 'plaintext'"),  # tensors answer no question
             (self.kinds is not None, "kind = ANY(%(kinds)s::text[])"),
             (self.semantic_type is not None, "semantic_type = %(semantic_type)s"),
             (self.conditions is not None, _METADATA),

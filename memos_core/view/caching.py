@@ -1,0 +1,107 @@
+"""The verbs by which a language model reads memories, and keeps KV caches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from memos_core.cached import CacheRecord, Remembered
+from memos_core.checks import checked_many
+from memos_core.cube import Kind, MemCube
+from memos_core.lineage import Relation
+from memos_core.store.statements import caches, events
+from memos_core.view.making import Making, Plan
+
+if TYPE_CHECKING:
+    from memos_core.store.news import News
+
+
+class Caching(Making):
+    """The verbs by which a language model reads memories, and keeps KV caches of them.
+
+    A KV cache is a cube that is made of memories, and lives by the same rules: it is served while
+    each of them says what it said and may be read by the caller, ends where one is changed, and is
+    forgotten with it. ``memos_core.model.MemoryModel`` makes and uses them.
+    """
+
+    def remembered(self, ids: Iterable[UUID | str]) -> list[Remembered]:
+        """Return memories as they stand, in the order asked, and the members of KV caches.
+
+        An event records that they were read.
+
+        Raises:
+            CubeNotFound: one is not there, or may not be read.
+        """
+        wanted = checked_many(ids)
+        log = self.engine.settings.read_events
+        found = self.engine.run(caches.remembered(self._scope, wanted, log=log))
+        there = {one.cube.id for one in found}
+        if missing := [cube for cube in wanted if cube not in there]:
+            self._missing(missing, right="read")
+        return found
+
+    def caches(self, fingerprint: str | None = None) -> list[Remembered]:
+        """Return the KV caches that stand, of the model with a ``fingerprint`` or of all.
+
+        The oldest is first. Their members are left out; ``remembered`` has them.
+        """
+        return self.engine.run(caches.caches(self._scope, fingerprint))
+
+    def keep_cache(self, record: CacheRecord, *, name: str | None = None) -> MemCube:
+        """Store that a KV cache was made of its members; return its cube.
+
+        Its text is its name. Where the same caller keeps one that is the same, that is returned.
+
+        Raises:
+            CubeNotFound, NotPermitted: one of them is not there, or may not be used.
+            VersionConflict: one of them kept changing.
+        """
+        wanted = checked_many(record.members)
+        model = str(record.fingerprint.get("key"))
+        title = self._text(
+            name or f"KV cache of {len(wanted)} memories, {sum(record.tokens)} tokens", what="name"
+        )
+
+        def plan(parents: Sequence[MemCube]) -> Plan:
+            header = self._header(
+                parents, tags=(), metadata={}, semantic_type="kv_cache", priority=0
+            )
+            return Plan(
+                id=uuid7(),
+                text=title,
+                header=header,
+                relation=Relation.DERIVED,
+                kind="promoted",
+                cache=record,
+            )
+
+        for one in self.caches(model):
+            mine = one.cube.governance.owner == (self.caller.user if self.caller else None)
+            here = one.cube.namespace == self.namespace
+            same = one.cache and (one.cache.keys, one.cache.members) == (record.keys, (*wanted,))
+            if same and mine and here:
+                return one.cube
+        return self._make(wanted, plan)
+
+    def refuse_cache(self, record: CacheRecord) -> None:
+        """Write down that a KV cache was made, and was not right enough to be kept."""
+        details = {"kind": Kind.ACTIVATION, "report": dict(record.report)}
+        self.engine.run(
+            events.logged(self._scope, "promotion_failed", details, cubes=record.members)
+        )
+
+    def live_keys(self) -> frozenset[str]:
+        """Return the keys of the tenant's KV caches, whoever may read them: what may be held."""
+        return self.engine.run(caches.live_keys(self._scope))
+
+    def cache_news(self) -> AbstractContextManager[News]:
+        """Hear of KV caches that ended, for as long as it takes.
+
+        Raises:
+            InvalidInput: in a pipeline, which sees nothing of what others do.
+        """
+        return self.engine.listen("memos_caches")
