@@ -164,6 +164,20 @@ def test_copies_end_with_the_licence(acme: View, globex: View) -> None:
     assert globex.subscriptions() != []
 
 
+def test_a_copy_ends_with_its_source_and_is_as_sensitive(acme: View, globex: View) -> None:
+    acme.set_rules(Rules(sensitive={Sensitive.EMAIL: Action.ALLOW}))
+    source = acme.add(MAIL, ttl=3600)
+    acme.publish("all", ttl=86_400)
+    globex.subscribe("all")
+    (copy,) = globex.sync().added
+    kept = globex.get(copy).governance
+    assert kept.sensitivity == source.governance.sensitivity == ("email",)
+    ends = (source.governance.expires_at, kept.expires_at)
+    assert ends[0] is not None
+    assert ends[1] is not None
+    assert abs(ends[1] - ends[0]) < timedelta(hours=1), "not with the publication, a day from now"
+
+
 def test_an_unsubscriber_keeps_nothing(acme: View, globex: View) -> None:
     acme.add("tea")
     acme.publish("all")
@@ -206,6 +220,17 @@ def test_copies_are_masked(acme: View, globex: View) -> None:
     assert hit.text == "Ask [email] for the tea recipe."
     assert hit.cube.metadata == {"by": "[email]"}
     assert texts(acme) != texts(globex)
+
+
+def test_what_is_masked_is_not_in_the_vector_either(memos: MemOS, acme: View, globex: View) -> None:
+    acme.add(MAIL)
+    acme.publish("all", mask={Sensitive.EMAIL: Action.REDACT})
+    globex.subscribe("all")
+    globex.sync()
+    same = memos.at("initech")
+    same.add("Ask [email] for the tea recipe.")
+    scores = [view.search(MAIL, mode="dense")[0].score for view in (globex, same)]
+    assert scores[0] == pytest.approx(scores[1])
 
 
 def test_the_namespaces_rules_for_export_are_the_mask(acme: View, globex: View) -> None:
@@ -282,6 +307,18 @@ def test_a_caller_publishes_what_he_may_read(memos: MemOS, globex: View) -> None
     bob.revoke(grant)
     globex.sync()
     assert texts(globex) == ["Ann's tea"]
+
+
+def test_who_subscribed_takes_that_back_and_nobody_else(memos: MemOS, acme: View) -> None:
+    bob, carl = (memos.at("globex", caller=Caller(user=name)) for name in ("bob", "carl"))
+    acme.add("tea")
+    acme.publish("all")
+    subscription = bob.subscribe("all")
+    bob.sync()
+    assert not carl.unsubscribe(subscription)
+    assert bob.subscriptions() == [subscription]
+    assert len(bob.unsubscribe(subscription).withdrawn) == 1
+    assert bob.subscriptions() == []
 
 
 def test_one_tenant_is_no_publisher_to_itself(acme: View, memos: MemOS) -> None:

@@ -423,6 +423,14 @@ def test_a_model_changes_nothing_that_it_may_not(new: Turn, old: Candidate, reas
     assert decided.contradicts
 
 
+@pytest.mark.parametrize("outcome", [MERGE, UPDATE])
+def test_who_made_a_cube_and_its_mark_stay_whatever_is_said_of_it(outcome: Outcome) -> None:
+    old = turn("I have two dogs.", message_ids=("m1",), created_by="ann", watermark="w7")
+    new = turn("I have three dogs.", message_ids=("m2",), created_by="bob", restored_from=1)
+    origin = resolution.joined(new, old, Resolution(outcome=outcome)).provenance
+    assert (origin.created_by, origin.watermark, origin.restored_from) == ("ann", "w7", None)
+
+
 def test_a_model_is_not_asked_about_questions_and_what_is_far_or_long() -> None:
     script = Script("no")
     for new, old in (
@@ -501,6 +509,27 @@ def test_what_is_said_otherwise_is_a_new_version(view: View) -> None:
     assert view.search("dogs", as_of=first.created_at)[0].text == "I have two dogs."
     (event,) = resolved(view)
     assert (event.details["outcome"], event.details["reason"]) == ("update", "another number")
+
+
+def test_what_is_dated_to_come_is_true_from_now_on(view: View) -> None:
+    (first,) = view.ingest([said("m1", "I have two dogs.")])
+    later = first.created_at + timedelta(days=365)
+    (now,) = view.ingest([said("m2", "I have three dogs.", created_at=later)], resolve=True)
+    assert (now.id, now.valid_from) == (first.id, now.updated_at)
+    assert [hit.text for hit in view.search("dogs")] == ["I have three dogs."]
+
+
+def test_what_is_said_together_by_two_is_of_two(memos: MemOS) -> None:
+    def fails(_messages: Sequence[Mapping[str, str]], /) -> str:
+        raise RuntimeError("overloaded")
+
+    whole, ann = memos.at("acme"), memos.at("acme", caller=Caller(user="ann"))
+    ann.add("I have dogs.")
+    mine = said("m1", "I have two dogs.")
+    with pytest.raises(RuntimeError, match="overloaded"):
+        ann.ingest([mine], resolve=fails)
+    cubes = whole.ingest([mine, said("m2", "I have two dogs.")], resolve=True)
+    assert [cube.governance.owner for cube in cubes] == ["ann", None]
 
 
 def test_what_none_can_settle_is_kept_and_noted(view: View) -> None:
