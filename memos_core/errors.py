@@ -22,6 +22,13 @@ MemOSError
 │   ├── ArchiveInvalid           it is damaged, altered, hostile, or of another format
 │   ├── ArchiveNotRead           it cannot be opened or read
 │   └── ArchiveNotWritten        it could not be written; none was left, an older one stands
+├── ModelError                   a language model cannot do it with what it was given
+│   ├── ModelUnsupported         its memory of a text is no KV cache, or it cannot be trained
+│   ├── CacheMismatch            a KV cache was made by or for something else
+│   ├── CacheCorrupt             a stored KV cache is damaged; it is computed anew
+│   ├── CacheNotWritten          a KV cache could not be stored: a full disk, a missing right
+│   ├── CacheRefused             a KV cache does not say what the text says, and is not served
+│   └── ContextTooLong           memory, messages and answer do not fit the model's context
 ├── Closed                       the MemOS was closed
 └── StoreError                   the database could not do it; nothing was written
     ├── StoreUnavailable         no connection to the server
@@ -128,6 +135,34 @@ class ArchiveNotRead(ArchiveError):
 
 class ArchiveNotWritten(ArchiveError):
     """The archive could not be written: no file was left, and an older one is as it was."""
+
+
+class ModelError(MemOSError):
+    """A language model cannot do what was asked with what it was given."""
+
+
+class ModelUnsupported(ModelError):
+    """A model's architecture does not allow it."""
+
+
+class CacheMismatch(ModelError):
+    """A KV cache is of another model, tokenizer, template or prefix; it was not used."""
+
+
+class CacheCorrupt(ModelError):
+    """A stored KV cache is cut short or altered; it was not used."""
+
+
+class CacheNotWritten(ModelError):
+    """A KV cache could not be written to disk; no part of it was left."""
+
+
+class CacheRefused(ModelError):
+    """A KV cache differs from a full prefill by more than is allowed; it was not kept."""
+
+
+class ContextTooLong(ModelError, ValueError):
+    """Memory, messages and answer are longer than the model's context window."""
 
 
 class Closed(MemOSError):

@@ -1,0 +1,1 @@
+"""Tests of the language-model tiers, on small models with random weights."""
