@@ -1,1 +1,52 @@
-"""Tensors: the only room that loads torch."""
+"""Tensors: the only room that loads torch.
+
+>>> from memos_core.model import MemoryModel  # doctest: +SKIP
+
+Names are loaded when they are asked for: ``memos_core`` itself needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memos_core.model.fingerprint import Fingerprint as Fingerprint
+    from memos_core.model.generation import Generation as Generation
+    from memos_core.model.generation import Read as Read
+    from memos_core.model.generation import Stream as Stream
+    from memos_core.model.layout import Layout as Layout
+    from memos_core.model.layout import Prompt as Prompt
+    from memos_core.model.memory_model import MemoryModel as MemoryModel
+    from memos_core.model.quantization import Quantization as Quantization
+    from memos_core.model.residency import Budgets as Budgets
+    from memos_core.model.residency import LevelStats as LevelStats
+    from memos_core.model.residency import ResidencyStats as ResidencyStats
+    from memos_core.model.verification import Verification as Verification
+
+_HOMES = {
+    "Budgets": "residency",
+    "Fingerprint": "fingerprint",
+    "Generation": "generation",
+    "Layout": "layout",
+    "LevelStats": "residency",
+    "MemoryModel": "memory_model",
+    "Prompt": "layout",
+    "Quantization": "quantization",
+    "Read": "generation",
+    "ResidencyStats": "residency",
+    "Stream": "generation",
+    "Verification": "verification",
+}
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ImportError as error:
+        raise ImportError(
+            f"{name} needs {error.name}: pip install 'memos-memory[model]'", name=error.name
+        ) from error

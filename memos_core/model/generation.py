@@ -1,0 +1,220 @@
+"""What a model answers, and what it read for it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from uuid import UUID
+
+import torch
+from transformers import StoppingCriteria
+from transformers.generation.streamers import TextStreamer
+
+from memos_core.cube import Kind
+from memos_core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FinishReason = Literal["stop", "length"]
+# What this library passes to ``generate`` itself, and where a caller says what he means by it.
+_OURS = {
+    "input_ids": "the messages",
+    "inputs": "the messages",
+    "inputs_embeds": "the messages",
+    "attention_mask": "the messages",
+    "position_ids": "the messages",
+    "past_key_values": "memory=",
+    "cache_implementation": "memory=",
+    "use_cache": "memory=",
+    "streamer": "stream()",
+    "stopping_criteria": "stop=",
+    "stop_strings": "stop=",
+    "tokenizer": "the model's",
+    "num_return_sequences": "a batch of equal conversations",
+    "return_dict_in_generate": "the fields of Generation",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Read:
+    """A memory that an answer was given from: which, in which kind, and of how many tokens."""
+
+    cube: UUID
+    version: int
+    kind: Kind
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """An answer.
+
+    ``token_ids`` are its tokens without what ended it. Of the prompt's tokens, ``cached_tokens``
+    came from a KV cache and ``prefilled_tokens`` were read for this answer. ``ttft_seconds`` is
+    the time from the call to the first token, the look for the memory included.
+    ``finish_reason`` is "length" where ``max_new_tokens`` ended it.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    reads: tuple[Read, ...]
+    prefilled_tokens: int
+    cached_tokens: int
+    ttft_seconds: float
+    finish_reason: FinishReason
+
+
+class Stream(Iterator[str]):
+    """The pieces of an answer's text as they come, none of them a part of a stop string.
+
+    ``result`` is the whole answer, once all pieces were taken. Leaving a ``with`` block, and
+    ``close``, stop the model after its next token.
+    """
+
+    def __init__(self, work: Callable[[TextPieces, threading.Event], Generation]) -> None:
+        self._pieces: queue.SimpleQueue[str | Generation | BaseException] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._result: Generation | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> str:
+        if self._result is not None or self._error is not None:
+            raise StopIteration
+        piece = self._pieces.get()
+        if isinstance(piece, str):
+            return piece
+        if isinstance(piece, Generation):
+            self._result = piece
+            raise StopIteration
+        self._error = piece
+        raise piece
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def result(self) -> Generation:
+        """The whole answer; what is still to come is waited for."""
+        for _ in self:
+            pass
+        if self._result is None:
+            raise self._error or InvalidInput("the stream was closed before its end")
+        return self._result
+
+    def close(self) -> None:
+        """Stop the model, and wait until it has."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self, work: Callable[[TextPieces, threading.Event], Generation]) -> None:
+        try:
+            self._pieces.put(work(TextPieces(self._pieces.put), self._stopped))
+        except BaseException as error:  # noqa: BLE001 it is raised where the stream is read
+            self._pieces.put(error)
+
+
+class TextPieces:
+    """Gives text out piece by piece, and holds back what may be the beginning of a stop string."""
+
+    def __init__(self, give: Callable[[str], None]) -> None:
+        self._give = give
+        self._held = ""
+        self._ended = False
+        self.stops: Sequence[str] = ()
+
+    def add(self, text: str) -> None:
+        """Take what the model said next."""
+        if self._ended:
+            return
+        self._held += text
+        said = cut(self._held, self.stops)
+        if said is not None:
+            self._ended = True
+        else:
+            said = self._held[: len(self._held) - self._open_end()]
+        self._held = self._held[len(said) :]
+        if said:
+            self._give(said)
+
+    def end(self) -> None:
+        """Give out what was held back: it was no stop string."""
+        if self._held and not self._ended:
+            self._give(self._held)
+        self._ended = True
+
+    def _open_end(self) -> int:
+        """Return how many characters at the end may begin a stop string."""
+        longest = max(map(len, self.stops), default=0)
+        for length in range(min(longest - 1, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self.stops):
+                return length
+        return 0
+
+
+class Streamer(TextStreamer):
+    """Passes on what transformers decodes while a model generates."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, pieces: TextPieces) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)  # pyright: ignore[reportArgumentType]
+        self._to = pieces
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: FBT001, FBT002 transformers'
+        """Take decoded text."""
+        self._to.add(text)
+        if stream_end:
+            self._to.end()
+
+
+class Clock(StoppingCriteria):
+    """Notes when the first token was there, and stops where nobody listens any more."""
+
+    def __init__(self, started: float, stopped: threading.Event | None = None) -> None:
+        self._started = started
+        self._stopped = stopped
+        self.ttft_seconds = 0.0
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] transformers names a bool
+        self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
+    ) -> torch.Tensor:
+        """Return for each row whether it is to stop."""
+        del scores, kwargs
+        self.ttft_seconds = self.ttft_seconds or time.perf_counter() - self._started
+        stop = self._stopped is not None and self._stopped.is_set()
+        return torch.full((input_ids.shape[0],), stop, device=input_ids.device)
+
+
+def cut(text: str, stops: Sequence[str]) -> str | None:
+    """Return a text up to the first stop string in it, None where there is none."""
+    ends = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return text[: min(ends)] if ends else None
+
+
+def checked_options(options: Mapping[str, Any], stop: object, max_new_tokens: object) -> list[str]:
+    """Return the stop strings, where they and all else can be passed to ``generate``.
+
+    Raises:
+        InvalidInput: they cannot.
+    """
+    for name in options:
+        if name in _OURS:
+            raise InvalidInput(f"{name} is not passed to generate: it is decided by {_OURS[name]}")
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise InvalidInput(f"max_new_tokens must be a whole number from 1, not {max_new_tokens!r}")
+    stops: list[object] = [stop] if isinstance(stop, str) else []
+    if isinstance(stop, list | tuple):
+        stops = list(cast("Sequence[object]", stop))
+    elif not isinstance(stop, str):
+        raise InvalidInput(f"stop must be a text or texts, not {stop!r}")
+    if not all(isinstance(one, str) and one for one in stops):
+        raise InvalidInput(f"stop must be texts, none of them empty, not {stop!r}")
+    return cast("list[str]", stops)

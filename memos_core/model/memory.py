@@ -1,0 +1,59 @@
+"""What a model needs of a memory; every view has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
+from uuid import UUID
+
+from memos_core.cached import CacheRecord, Remembered
+from memos_core.cube import MemCube
+from memos_core.hit import Hit
+from memos_core.namespace import Namespace
+
+
+class News(Protocol):
+    """What tells that KV caches ended."""
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for news; False where there was none."""
+        ...
+
+
+@runtime_checkable
+class Memory(Protocol):
+    """A view: its verbs say more (``memos_core.View``)."""
+
+    @property
+    def namespace(self) -> Namespace:
+        """Where it looks."""
+        ...
+
+    def search(self, query: str, *, k: int = 10) -> list[Hit]:
+        """Find what fits a question."""
+        ...
+
+    def remembered(self, ids: Iterable[UUID | str]) -> list[Remembered]:
+        """Return memories as they stand, with the members of those that are KV caches."""
+        ...
+
+    def caches(self, fingerprint: str | None = None) -> list[Remembered]:
+        """Return the KV caches that stand."""
+        ...
+
+    def keep_cache(self, record: CacheRecord, *, name: str | None = None) -> MemCube:
+        """Store that a KV cache was made."""
+        ...
+
+    def refuse_cache(self, record: CacheRecord) -> None:
+        """Write down that a KV cache was made and not kept."""
+        ...
+
+    def live_keys(self) -> frozenset[str]:
+        """Return the keys of the tenant's KV caches."""
+        ...
+
+    def cache_news(self) -> AbstractContextManager[News]:
+        """Hear of KV caches that ended."""
+        ...

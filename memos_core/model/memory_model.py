@@ -1,0 +1,360 @@
+"""A language model that reads memories, as text and as KV caches."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+
+from platformdirs import user_cache_path
+
+from memos_core.cached import CacheRecord
+from memos_core.cube import Kind, MemCube
+from memos_core.errors import CacheRefused, InvalidInput, ModelUnsupported
+from memos_core.model.answering import Answerer, Asked
+from memos_core.model.architecture import check_keeps_keys
+from memos_core.model.fingerprint import Fingerprint, Fingerprinted
+from memos_core.model.generation import (
+    Clock,
+    Generation,
+    Stream,
+    Streamer,
+    TextPieces,
+    checked_options,
+)
+from memos_core.model.kv_cache import KVCache
+from memos_core.model.layout import Layout
+from memos_core.model.memory import Memory
+from memos_core.model.prefix import Prefix
+from memos_core.model.quantization import Quantization, pack, unpack
+from memos_core.model.reading import Memories, Message, PromptReader, members_of
+from memos_core.model.residency import Budgets, Found, Residency, ResidencyStats
+from memos_core.model.verification import Verification, verify
+from memos_core.model.watch import Watch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ROOM = 256  # tokens that a cached memory leaves for the messages and the answer
+RECALL = 5  # memories of a view that are shown as text, beside those that are cached
+
+
+class MemoryModel:
+    """A causal language model of Hugging Face's that reads the memories of a view.
+
+    Memories that are often read are encoded once (``encode``) and then cost no prefill: their keys
+    and values come from memory or disk. An answer is the same either way, to within the rounding
+    that the model shows between prefilling a text at once and in two steps.
+
+    ``memos`` is the view whose memories are encoded and read by id. ``folder`` holds the KV caches
+    of this machine, which processes may share; it can be deleted at any time. ``budgets`` bound
+    them. ``kinds`` are those in which memories may be read: without ``activation``, architectures
+    whose state is no KV cache (Mamba, linear attention) are used with text alone.
+
+    A MemoryModel is safe for threads. Close it, or use it as a context manager.
+
+    Raises:
+        ModelUnsupported: the architecture keeps no keys and values for each token.
+        InvalidInput: the model is in training mode.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        memos: Memory | None = None,
+        *,
+        layout: Layout | None = None,
+        folder: str | Path | None = None,
+        budgets: Budgets | None = None,
+        kinds: Iterable[Kind | str] = (Kind.PLAINTEXT, Kind.ACTIVATION),
+    ) -> None:
+        self._kinds = frozenset(map(Kind, kinds))
+        if Kind.ACTIVATION in self._kinds:
+            check_keeps_keys(model)
+        if model.training:
+            raise InvalidInput("the model is in training mode: call model.eval() first")
+        self.model, self.tokenizer, self.memos = model, tokenizer, memos
+        self.layout = layout or Layout(tokenizer)
+        self._fingerprinted = Fingerprinted(model, self.layout.fingerprint)
+        self._residency = Residency(
+            Path(folder) if folder else user_cache_path("memos") / "kv",
+            device=model.device,
+            dtype=model.dtype,
+            budgets=budgets or Budgets(),
+        )
+        self._reader = PromptReader(
+            model=model,
+            layout=self.layout,
+            fingerprinted=self._fingerprinted,
+            residency=self._residency,
+            memos=memos,
+            kinds=self._kinds,
+        )
+        self._answerer = Answerer(model=model, tokenizer=tokenizer, layout=self.layout)
+        self._watch = Watch(self._residency)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        memos: Memory | None = None,
+        *,
+        device: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load a model and its tokenizer by name or from a folder; in the dtype it is stored in.
+
+        ``options`` named like this class's own go to it, and all others to transformers'
+        ``AutoModelForCausalLM.from_pretrained``.
+        """
+        transformers = cast("Any", import_module("transformers"))  # slow to load
+        ours = {
+            key: options.pop(key)
+            for key in ("layout", "folder", "budgets", "kinds")
+            if key in options
+        }
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            name, **{"dtype": "auto", **options}
+        )
+        model = model.eval() if device is None else model.eval().to(device)
+        return cls(model, transformers.AutoTokenizer.from_pretrained(name), memos, **ours)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all caches in memory; those on disk stay."""
+        self._watch.close()
+        self._residency.close()
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What its KV caches depend on beside their tokens, as the model is now."""
+        return self._fingerprinted.now()
+
+    def encode(
+        self,
+        cubes: Memories,
+        *,
+        kind: Kind | str = Kind.ACTIVATION,
+        name: str | None = None,
+        system: str | None = None,
+        order: Literal["reuse", "given"] = "reuse",
+        quantization: Quantization | str = Quantization.NONE,
+        max_kl: float | None = None,
+        room: int = ROOM,
+        continuations: Sequence[str] | None = None,
+    ) -> MemCube:
+        """Compute the KV cache of memories, check it, store it, and return the cube that is it.
+
+        The cube is made of the memories: it ends when one of them changes, and is forgotten with
+        it. Of what another cache of this model begins with, nothing is computed or stored again;
+        ``order="reuse"`` puts memories first that continue one, and then the oldest.
+
+        ``system`` is the system text of the conversations that it will serve. ``room`` is how many
+        tokens of the context window are to be left free. ``continuations`` are texts with which it
+        is checked; by default they are made of the memories.
+
+        ``quantization`` stores 8 or 4 bits a number, for which ``max_kl`` says how far from a full
+        prefill it may be (mean KL divergence of the next token, in nats).
+
+        Raises:
+            CubeNotFound: a memory is not there, or may not be read.
+            ContextTooLong: the memories leave less than ``room`` tokens.
+            CacheRefused: it differs from a full prefill by more than the rounding of the dtype, or
+                by more than ``max_kl``. The log has the numbers; the memories are read as text.
+            CacheNotWritten: the disk is full.
+        """
+        if Kind(kind) is not Kind.ACTIVATION or Kind.ACTIVATION not in self._kinds:
+            raise ModelUnsupported(f"this model does not encode memories as {Kind(kind)}")
+        how, reader = Quantization(quantization), self._reader
+        view, remembered = reader.remembered(cubes, system)
+        if any(one.cache for one in remembered):
+            raise InvalidInput("name memories of text: one of these is a KV cache already")
+        members = members_of(remembered)
+        if not members:
+            raise InvalidInput("name the memories that are to be encoded")
+        if order == "reuse":
+            members = reader.in_order(view, members, system)
+        prefix = reader.prefix(view, members, system)
+        reader.check_room(len(prefix.ids), room)
+        self._watch.hear(view)
+        with self._residency.making(prefix):
+            cache = reader.computed(prefix)
+            if how is not Quantization.NONE:
+                cache = unpack(pack(cache, how), how, self.model.dtype)
+            checked = self._verified(prefix, cache, continuations, max_kl)
+            record = self._record(members, prefix, how, checked)
+            if not checked.passed:
+                view.refuse_cache(record)
+                raise CacheRefused(f"the KV cache is not served: {checked}")
+            self._residency.store(prefix, cache, how)
+            self._residency.put(prefix, cache)
+            return view.keep_cache(record, name=name)
+
+    def generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        memory: Memories | None = None,
+        recall: int = RECALL,
+        max_new_tokens: int = 256,
+        stop: str | Sequence[str] = (),
+        **options: Any,
+    ) -> Generation:
+        """Answer messages, ``{"role": …, "content": …}``, with memories that stand now.
+
+        ``memory`` is cubes or their ids, in the order in which they are shown, or a KV cache that
+        ``encode`` made. A view stands for the largest of its KV caches that fits the messages'
+        system text, and ``recall`` memories that a search for the last message finds. ``options``
+        are those of transformers' ``generate``: greedy by default where the model's own settings
+        say nothing else, ``do_sample=True, temperature=0.7``, ``num_beams=4``.
+
+        Raises:
+            CubeNotFound: a memory is not there, or may not be read.
+            CacheMismatch: a KV cache is of another model, adapter, tokenizer, template or system
+                text.
+            ContextTooLong: memory, messages and answer do not fit the context window.
+            InvalidInput: messages or options that cannot be used.
+        """
+        stops = checked_options(options, stop, max_new_tokens)
+        started = time.perf_counter()
+        task = self._reader.task(messages, memory, recall=recall, new=max_new_tokens)
+        asked = Asked(
+            max_new_tokens=max_new_tokens, stops=stops, options=options, clock=Clock(started)
+        )
+        return self._answerer.answers([task], asked)[0]
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        memory: Memories | None = None,
+        recall: int = RECALL,
+        max_new_tokens: int = 256,
+        stop: str | Sequence[str] = (),
+        **options: Any,
+    ) -> Stream:
+        """Answer piece by piece; else as ``generate``, whose errors come before the first piece.
+
+        >>> for piece in model.stream(messages, memory=ann):  # doctest: +SKIP
+        ...     print(piece, end="")
+        """
+        stops = checked_options(options, stop, max_new_tokens)
+        if options.get("num_beams", 1) != 1:
+            raise InvalidInput("with beams the first token is known last: use generate")
+        started = time.perf_counter()
+        task = self._reader.task(messages, memory, recall=recall, new=max_new_tokens)
+
+        def work(pieces: TextPieces, stopped: threading.Event) -> Generation:
+            pieces.stops = stops
+            asked = Asked(
+                max_new_tokens=max_new_tokens,
+                stops=stops,
+                options=options,
+                clock=Clock(started, stopped),
+                streamer=Streamer(self.tokenizer, pieces),
+            )
+            return self._answerer.answers([task], asked)[0]
+
+        return Stream(work)
+
+    def generate_batch(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        memory: Memories | None = None,
+        recall: int = RECALL,
+        max_new_tokens: int = 256,
+        stop: str | Sequence[str] = (),
+        **options: Any,
+    ) -> list[Generation]:
+        """Answer several conversations; those whose prompts begin alike in one pass of the model.
+
+        Rows of different length are filled up between the memory and the messages. A model with
+        sliding windows, which would count what fills, answers them one after the other.
+        """
+        stops = checked_options(options, stop, max_new_tokens)
+        started = time.perf_counter()
+        tasks = [
+            self._reader.task(one, memory, recall=recall, new=max_new_tokens)
+            for one in conversations
+        ]
+        asked = Asked(
+            max_new_tokens=max_new_tokens, stops=stops, options=options, clock=Clock(started)
+        )
+        return self._answerer.answers(tasks, asked)
+
+    def prefetch(self, memory: Memories, *, system: str | None = None) -> Future[Found] | None:
+        """Bring a memory's KV cache near, in the background, before it is asked for.
+
+        None where there is none.
+        """
+        view, remembered = self._reader.remembered(memory, system)
+        members = members_of(remembered)
+        if not members:
+            return None
+        return self._residency.prefetch(self._reader.prefix(view, members, system))
+
+    def pin(self, memory: Memories, *, system: str | None = None) -> None:
+        """Keep a memory's KV cache on every level, whatever the budgets.
+
+        Raises:
+            InvalidInput: it has none.
+        """
+        self._residency.pin(self._prefix_of(memory, system))
+
+    def unpin(self, memory: Memories, *, system: str | None = None) -> None:
+        """Let it go when its place is needed."""
+        self._residency.unpin(self._prefix_of(memory, system))
+
+    def stats(self) -> ResidencyStats:
+        """Return what lies on each level, and how often a prefix was found there."""
+        return self._residency.stats()
+
+    def _prefix_of(self, memory: Memories, system: str | None) -> Prefix:
+        view, remembered = self._reader.remembered(memory, system)
+        members = members_of(remembered)
+        if not members:
+            raise InvalidInput("there is no KV cache of this memory: encode it first")
+        return self._reader.prefix(view, members, system)
+
+    def _record(
+        self,
+        members: Sequence[MemCube],
+        prefix: Prefix,
+        how: Quantization,
+        checked: Verification,
+    ) -> CacheRecord:
+        fingerprint = self._fingerprinted.now()
+        return CacheRecord(
+            members=tuple(member.id for member in members),
+            fingerprint={**fingerprint.as_json(), "key": fingerprint.key},
+            keys=prefix.keys,
+            tokens=tuple(map(len, prefix.runs)),
+            report={"quantization": how.value, **checked.as_json()},
+        )
+
+    def _verified(
+        self,
+        prefix: Prefix,
+        cache: KVCache,
+        continuations: Sequence[str] | None,
+        max_kl: float | None,
+    ) -> Verification:
+        held_out = [self.layout.memory(text) for text in continuations or ()]
+        return verify(self.model, prefix.ids, cache, held_out or None, max_kl=max_kl)

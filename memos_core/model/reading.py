@@ -1,0 +1,275 @@
+"""Which memories a prompt shows, and as much of their KV cache as there is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from uuid import UUID
+
+from memos_core.cached import Remembered
+from memos_core.cube import Kind, MemCube
+from memos_core.errors import CacheMismatch, CacheNotWritten, ContextTooLong, InvalidInput
+from memos_core.hit import Hit
+from memos_core.model.architecture import context_window, stable_length, text_config
+from memos_core.model.fingerprint import Fingerprint, Fingerprinted
+from memos_core.model.generation import Read
+from memos_core.model.kv_cache import KVCache, prefill
+from memos_core.model.layout import Layout, Prompt
+from memos_core.model.memory import Memory
+from memos_core.model.prefix import Prefix
+from memos_core.model.quantization import Quantization, pack, unpack
+from memos_core.model.residency import Found, Residency
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_log = logging.getLogger("memos_core")
+Message: TypeAlias = Mapping[str, str]
+Memories: TypeAlias = Memory | MemCube | UUID | str | Iterable[MemCube | UUID | str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A prompt, and the cache of its beginning.
+
+    Of the tokens in the cache, ``computed`` had to be prefilled for it now.
+    """
+
+    prompt: Prompt
+    prefix: Prefix
+    found: Found
+    members: tuple[MemCube, ...]
+    recalled: tuple[Hit, ...]
+    computed: int = 0
+
+    @property
+    def tokens_in_cache(self) -> int:
+        """How many of the prompt's tokens need not be fed to the model again."""
+        return self.found.cache.tokens if self.found.cache else 0
+
+    def reads(self, layout: Layout) -> tuple[Read, ...]:
+        """Return what was read, in which kind: a run that the cache holds was not read as text."""
+        held = self.found.runs - len(self.prefix.keys) + len(self.prompt.memories)
+        stable = [
+            Read(
+                cube=cube.id,
+                version=cube.version,
+                kind=Kind.ACTIVATION if place < held else Kind.PLAINTEXT,
+                tokens=len(run),
+            )
+            for place, (cube, run) in enumerate(
+                zip(self.members, self.prompt.memories, strict=True)
+            )
+        ]
+        recalled = [
+            Read(
+                cube=hit.cube.id,
+                version=hit.cube.version,
+                kind=Kind.PLAINTEXT,
+                tokens=len(layout.memory(hit.text)),
+            )
+            for hit in self.recalled
+        ]
+        return (*stable, *recalled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptReader:
+    """Makes prompts of messages and memories, and finds what is cached of them."""
+
+    model: PreTrainedModel
+    layout: Layout
+    fingerprinted: Fingerprinted
+    residency: Residency
+    memos: Memory | None
+    kinds: frozenset[Kind]
+
+    def task(
+        self, messages: Sequence[Message], memory: Memories | None, *, recall: int, new: int
+    ) -> Task:
+        """Return the prompt of messages, to which ``new`` tokens will be added."""
+        fingerprint = self.fingerprinted.now()
+        tenant, members, hits = "", list[MemCube](), list[Hit]()
+        remembered = list[Remembered]()
+        if memory is not None:
+            view, remembered = self.remembered(memory, _system(messages))
+            tenant = view.namespace.tenant
+            members = members_of(remembered)
+            if isinstance(memory, Memory) and recall:
+                hits = _recalled(memory, messages, recall, {member.id for member in members})
+        prompt = self.layout.prompt(
+            messages,
+            memories=[member.text for member in members],
+            recall=[hit.text for hit in hits],
+        )
+        self._check_fits(prompt, new)
+        prefix = Prefix.of(tenant, fingerprint.key, [prompt.head, *prompt.memories])
+        self._check_served(remembered, fingerprint, prefix)
+        stable = stable_length(text_config(self.model))
+        found, computed = Found(None, 0), 0
+        if (
+            Kind.ACTIVATION in self.kinds
+            and members
+            and (stable is None or len(prompt.ids) + new <= stable)
+        ):
+            found, computed = self._found(prefix, remembered)
+        return Task(
+            prompt=prompt,
+            prefix=prefix,
+            found=found,
+            members=tuple(members),
+            recalled=tuple(hits),
+            computed=computed,
+        )
+
+    def remembered(
+        self, memory: Memories, system: str | None = None
+    ) -> tuple[Memory, list[Remembered]]:
+        """Return a view, and the memories in it that are meant, as they stand now."""
+        if isinstance(memory, Memory):
+            return memory, self._bound(memory, system)
+        if self.memos is None:
+            raise InvalidInput("the model has no memory: pass memos= a view, or memory= one")
+        alone = isinstance(memory, MemCube | UUID | str)
+        given = cast("Sequence[Any]", [memory] if alone else list(cast("Iterable[Any]", memory)))
+        ids = [cube.id if isinstance(cube, MemCube) else cube for cube in given]
+        return self.memos, self.memos.remembered(ids)
+
+    def prefix(self, view: Memory, members: Iterable[MemCube], system: str | None) -> Prefix:
+        """Return the beginning of the prompts that show memories after a system text."""
+        runs = [self.layout.memory(member.text) for member in members]
+        key = self.fingerprinted.now().key
+        return Prefix.of(view.namespace.tenant, key, [self.layout.head(system), *runs])
+
+    def in_order(
+        self, view: Memory, members: Sequence[MemCube], system: str | None
+    ) -> list[MemCube]:
+        """Return memories such that as many as can be continue what is cached; then the oldest."""
+        left = sorted(members, key=lambda cube: (cube.created_at, cube.id))
+        known = {
+            key
+            for one in view.caches(self.fingerprinted.now().key)
+            if one.cache
+            for key in one.cache.keys
+        }
+        ordered: list[MemCube] = []
+        while True:
+            following = next(
+                (
+                    cube
+                    for cube in left
+                    if self.prefix(view, [*ordered, cube], system).keys[-1] in known
+                ),
+                None,
+            )
+            if following is None:
+                return [*ordered, *left]
+            ordered.append(following)
+            left.remove(following)
+
+    def computed(self, prefix: Prefix) -> KVCache:
+        """Return the cache of a prefix, of which only what is not known is computed."""
+        found = self.residency.longest(prefix)
+        rest = [token for run in prefix.runs[found.runs :] for token in run]
+        if found.cache is not None and not rest:
+            return found.cache
+        return prefill(self.model, rest, found.cache)
+
+    def check_room(self, tokens: int, room: int) -> None:
+        """Refuse memories that leave less than ``room`` tokens of the context window.
+
+        Raises:
+            ContextTooLong: they do.
+        """
+        window = context_window(text_config(self.model))
+        if window is not None and tokens + room > window:
+            raise ContextTooLong(
+                f"the memories take {tokens} tokens, and with {room} for messages and answer do "
+                f"not fit the model's {window}: encode fewer, or leave less room="
+            )
+
+    def _bound(self, view: Memory, system: str | None) -> list[Remembered]:
+        """Return the largest KV cache of a view that is of this model and system text."""
+        if Kind.ACTIVATION not in self.kinds:
+            return []
+        head = self.prefix(view, [], system).keys
+        sizes = {
+            one.cube.id: sum(one.cache.tokens)
+            for one in view.caches(self.fingerprinted.now().key)
+            if one.cache and one.cache.keys[: len(head)] == head
+        }
+        return view.remembered([max(sizes, key=lambda cube: sizes[cube])]) if sizes else []
+
+    def _found(self, prefix: Prefix, remembered: Sequence[Remembered]) -> tuple[Found, int]:
+        """Return what is cached of a prefix.
+
+        What a KV cache stands for and is not here any more, or was made on another machine, is
+        computed anew: that is what it was found to be equal to.
+        """
+        found = self.residency.longest(prefix)
+        wanted = max((len(one.cache.keys) for one in remembered[:1] if one.cache), default=0)
+        if found.runs >= wanted:
+            return found, 0
+        known = found.cache.tokens if found.cache else 0
+        missing = prefix.first(wanted)
+        cache = self.computed(missing)
+        record = remembered[0].cache
+        how = Quantization(str(record.report["quantization"] if record else Quantization.NONE))
+        if how is not Quantization.NONE:
+            cache = unpack(pack(cache, how), how, self.model.dtype)
+        self.residency.put(missing, cache)
+        try:
+            self.residency.store(missing, cache, how)
+        except CacheNotWritten as error:
+            _log.warning("%s; it stays in memory", error)
+        return Found(cache, wanted), cache.tokens - known
+
+    def _check_served(
+        self, remembered: Iterable[Remembered], fingerprint: Fingerprint, prefix: Prefix
+    ) -> None:
+        for one in remembered:
+            if one.cache is None:
+                continue
+            if one.cache.fingerprint.get("key") != fingerprint.key:
+                why = "; ".join(fingerprint.differences(one.cache.fingerprint))
+                raise CacheMismatch(f"the KV cache {one.cube.id} is not this model's: {why}")
+            if one.cache.keys[0] != prefix.keys[0]:
+                raise CacheMismatch(
+                    f"the KV cache {one.cube.id} was encoded for another system text: encode its "
+                    "memories with system= that of these messages"
+                )
+
+    def _check_fits(self, prompt: Prompt, new: int) -> None:
+        window = context_window(text_config(self.model))
+        if window is not None and len(prompt.ids) + new > window:
+            raise ContextTooLong(
+                f"{len(prompt.prefix)} tokens of memory, {len(prompt.rest)} of messages and {new} "
+                f"of answer do not fit the model's {window}"
+            )
+
+
+def members_of(remembered: Iterable[Remembered]) -> list[MemCube]:
+    """Return the memories themselves, those of a KV cache in its order, each once."""
+    return list({cube.id: cube for one in remembered for cube in one.members}.values())
+
+
+def _recalled(
+    view: Memory, messages: Sequence[Message], recall: int, known: set[UUID]
+) -> list[Hit]:
+    """Return what a search for the user's last message finds beside what is known."""
+    said = [message.get("content") for message in messages if message.get("role") == "user"]
+    if not said or not said[-1]:
+        raise InvalidInput(
+            "a view is searched for what the user said last: there is no such message"
+        )
+    found = view.search(said[-1], k=recall + len(known))
+    return [hit for hit in found if hit.cube.id not in known][:recall]
+
+
+def _system(messages: Sequence[Message]) -> str | None:
+    """Return the system text that messages begin with."""
+    if messages and messages[0].get("role") == "system":
+        return messages[0].get("content")
+    return None
