@@ -1,0 +1,562 @@
+"""How a prompt is laid out, in token ids: stable memory first, what was recalled for a turn last.
+
+The memory's place is found in what the chat template writes: everything before it is the same in
+every request, so keys and values that were computed once can be used for each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, cast
+
+from jinja2.exceptions import TemplateError
+from tokenizers import Tokenizer
+from transformers.utils import chat_template_utils
+
+from memos_core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_log = logging.getLogger("memos_core")
+
+Message = Mapping[str, Any]
+Tool = Mapping[str, Any] | Callable[..., Any]
+FORMAT = 1  # of the layout: raise it where the same input would give other ids
+HEADING = "# Memory: what was said or learned before"
+RECALL_HEADING = "# Recalled for this message"
+CLOSING = "# End of memory"  # a line of its own: templates trim what a message ends with
+ROLES = ("system", "user", "assistant", "tool")
+SYSTEMS = 256  # system texts whose place in the template is remembered
+# Llama 3.1's own date where it is told none. A constant, so that prompts begin alike every day.
+DAY = date(2024, 7, 26)
+PLAIN = """{% for message in messages %}{% if message.role == 'system' %}{{ message.content }}
+
+{% else %}{{ message.role | capitalize }}: {{ message.content }}
+{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
+_BRACKETED = re.compile(r"<.+>|\[.+\]", re.DOTALL)
+_DIRECTIVES = "aAbBcdfGHIjmMpSuUVwWxXyYzZ%"  # of strftime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A prompt in token ids; ``head`` and ``memories`` do not depend on what is asked.
+
+    ``head`` is the template's start, the system text and the memory's heading. ``memories`` has a
+    run for each memory, in order. ``rest`` closes the memory, and has the turns, what was recalled
+    for the last, and the start of the answer.
+    """
+
+    head: tuple[int, ...]
+    memories: tuple[tuple[int, ...], ...]
+    rest: tuple[int, ...]
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """Head and memories: what a KV cache can hold."""
+        return (*self.head, *(token for run in self.memories for token in run))
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All of it."""
+        return (*self.prefix, *self.rest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the memory stands: what is written before it, and what the system text has to be."""
+
+    before: str
+    head: tuple[int, ...]
+    folded: bool
+    system: str | None
+
+
+class Layout:
+    """Lays out memories and messages as a model's chat template would have them.
+
+    The memory stands in the system message, after its text. Where a template has no system role,
+    or moves the system text from turn to turn (Gemma, Mistral), both stand at the beginning of the
+    first user turn. A system text that the template itself supplies is kept. What is recalled for
+    one question stands in the last user turn, before its text.
+
+    ``heading`` stands above the memories, ``recall_heading`` above what is recalled. ``template``
+    replaces the tokenizer's chat template; without either, turns are lines, "User: …".
+    ``template_options`` are what the template asks for, such as ``enable_thinking`` or
+    ``date_string``. A template that asks for today's date is told ``day``, since with another date
+    each day all that follows it would have to be read anew: say in the turn which day it is.
+
+    No text of a memory or message becomes a control token: "<|im_end|>" in it is seven letters.
+    A Layout is safe for threads.
+
+    Raises:
+        InvalidInput: the tokenizer has several chat templates and none is the default; a heading
+            is blank.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        heading: str = HEADING,
+        recall_heading: str = RECALL_HEADING,
+        template: str | None = None,
+        template_options: Mapping[str, object] | None = None,
+        day: date = DAY,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._heading = _checked(heading, "heading").rstrip()
+        self._recall_heading = _checked(recall_heading, "recall_heading").rstrip()
+        self._options = dict(template_options or {})
+        self._day = day
+        mark = secrets.token_hex(8)  # nobody who writes a memory knows it
+        self._here, self._open, self._shut = f"MEM{mark}", f"OPEN{mark}", f"SHUT{mark}"
+        self._template = template
+        if template is None and not cast("Any", tokenizer).chat_template:
+            self._template = f"{{{{ {json.dumps(_own_start(tokenizer))} }}}}{PLAIN}"
+            _log.warning("the tokenizer has no chat template: turns are written as lines of text")
+        self._sources = [self._source(None), self._source("[]")]
+        self._tokens = _Tokens(tokenizer, "".join(self._sources))
+        self._places = lru_cache(SYSTEMS)(self._found)
+        self._starts = lru_cache(SYSTEMS)(self._start)
+        self._folds = lru_cache(SYSTEMS)(self._folding)
+        self.fingerprint: str = self._digest()
+        """A digest of what shapes the ids: tokenizer, template, headings, options, day."""
+
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        memories: Sequence[str] = (),
+        recall: Sequence[str] = (),
+        tools: Sequence[Tool] | None = None,
+        continue_final: bool = False,
+    ) -> Prompt:
+        """Return the prompt of messages with memories, and what was recalled for the last turn.
+
+        ``continue_final`` lets the model continue the last message, which is the assistant's.
+
+        Raises:
+            InvalidInput: messages or texts that cannot be used, or that the template refuses.
+        """
+        turns = _checked_messages(messages, continue_final=continue_final)
+        lines = _lines(memories, "memory")
+        schemas = _schemas(tools)
+        shown = self._arranged(turns, self._here if lines else "", recall, schemas)
+        text = self._rendered(shown, schemas, continue_final=continue_final)
+        if not lines:
+            ids = self._ids(text)
+            start = self._starts(_system(turns), schemas)
+            kept = _common(start, ids)
+            return Prompt(head=ids[:kept], memories=(), rest=ids[kept:])
+        place = self._places(_system(turns), schemas)
+        before, found, after = text.partition(self._here)
+        if not found or before != place.before:
+            raise InvalidInput(
+                "the chat template puts something before the memory that depends on the turns: let "
+                "the conversation begin with a system or user message, or pass Layout a template="
+            )
+        return Prompt(
+            head=place.head,
+            memories=tuple(map(self._run, lines)),
+            rest=self._ids(after, inside=True),
+        )
+
+    def head(
+        self, system: str | None = None, *, tools: Sequence[Tool] | None = None
+    ) -> tuple[int, ...]:
+        """Return the head of every prompt that has memories and this system text.
+
+        Raises:
+            InvalidInput: the chat template has no place for memory that is the same in each turn.
+        """
+        return self._places(system, _schemas(tools)).head
+
+    def memory(self, text: str) -> tuple[int, ...]:
+        """Return the run of one memory: a line, whatever stands before and after it."""
+        return self._run(*_lines([text], "memory"))
+
+    def turn(self, text: str, recall: Sequence[str]) -> str:
+        """Return the text of a user turn with what was recalled for it, as ``prompt`` shows it.
+
+        Keep it as the turn's content, and the next prompt continues this one token by token; else
+        the next prompt differs from where the recalled memories stood.
+        """
+        lines = "".join(_lines(recall, "recalled memory"))
+        return f"{self._recall_heading}\n{lines}\n{text}" if lines else text
+
+    def messages(
+        self,
+        messages: Sequence[Message],
+        *,
+        memories: Sequence[str] = (),
+        recall: Sequence[str] = (),
+        tools: Sequence[Tool] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return plain chat messages that say what ``prompt`` says, for a server with this model.
+
+        Their stable part comes first, so that a server's prefix cache finds it again.
+        """
+        turns = _checked_messages(messages)
+        lines = "".join(_lines(memories, "memory"))
+        return self._arranged(turns, lines, recall, _schemas(tools))
+
+    # ---------------------------------------------------------------- what is said where
+
+    def _arranged(
+        self, turns: Sequence[Message], lines: str, recall: Sequence[str], tools: str | None
+    ) -> list[dict[str, Any]]:
+        """Return messages with the memory and what was recalled in their places."""
+        shown = [dict(turn) for turn in turns]
+        users = [place for place, turn in enumerate(shown) if turn["role"] == "user"]
+        if recall:
+            if not users:
+                raise InvalidInput("memories are recalled for a user's message: there is none")
+            last = shown[users[-1]]
+            last["content"] = self.turn(last["content"], recall)
+        system = _system(turns)
+        folded = self._folds(tools)
+        if not lines and not (folded and system is not None):
+            return shown
+        if lines and not folded:
+            system = self._places(system, tools).system
+        block = f"{self._heading}\n{lines}{CLOSING}" if lines else ""
+        said = "\n\n".join(part for part in (system, block) if part)
+        rest = shown[1:] if _system(turns) is not None else shown
+        if not folded:
+            return [{"role": "system", "content": said}, *rest]
+        first = next((turn for turn in rest if turn["role"] == "user"), None)
+        if first is None:
+            raise InvalidInput(
+                "the chat template has no system role, so memory and system text stand in the "
+                "first user message: there is none"
+            )
+        first["content"] = "\n\n".join(part for part in (said, first["content"]) if part)
+        return rest
+
+    # ---------------------------------------------------------------- where the memory stands
+
+    def _folding(self, tools: str | None) -> bool:
+        """Say whether the template has no system message that stays where it is."""
+        here = self._here
+        try:
+            texts = [
+                self._rendered([{"role": "system", "content": here}, *turns], tools)
+                for turns in _PROBES
+            ]
+        except InvalidInput:
+            return True
+        return any(text.count(here) != 1 for text in texts) or _differ(
+            text.partition(here)[0] for text in texts
+        )
+
+    def _found(self, system: str | None, tools: str | None) -> _Place:
+        """Return the place of the memory after a system text.
+
+        Two questions and two histories must leave what is before it as it is.
+        """
+        folded = self._folds(tools)
+        said = self._default(tools) if system is None and not folded else system
+        block = f"{self._heading}\n{self._here}{CLOSING}"
+        block = f"{said}\n\n{block}" if said else block
+        texts = [
+            self._rendered(
+                [{"role": "user", "content": f"{block}\n\n{turns[0]['content']}"}, *turns[1:]]
+                if folded
+                else [{"role": "system", "content": block}, *turns],
+                tools,
+            )
+            for turns in _PROBES
+        ]
+        before = {text.partition(self._here)[0] for text in texts}
+        if len(before) != 1 or any(text.count(self._here) != 1 for text in texts):
+            raise InvalidInput(
+                "the chat template has no place for memory that is the same whatever is asked: "
+                "neither its system message nor the first user message is, or it leaves them out; "
+                "pass Layout another template="
+            )
+        (start,) = before
+        return _Place(before=start, head=self._ids(start), folded=folded, system=said)
+
+    def _default(self, tools: str | None) -> str | None:
+        """Return the system text that the template supplies where there is none."""
+        turn = _PROBES[0]
+        given = self._rendered([{"role": "system", "content": self._here}, *turn], tools)
+        none = self._rendered(turn, tools)
+        start, _, end = given.partition(self._here)
+        inside = none[len(start) : len(none) - len(end)]
+        supplied = len(none) > len(start) + len(end) and none == f"{start}{inside}{end}"
+        return inside if supplied else None
+
+    def _start(self, system: str | None, tools: str | None) -> tuple[int, ...]:
+        """Return what all prompts without memory begin with."""
+        before = [] if system is None else [{"role": "system", "content": system}]
+        ids = [
+            self._ids(self._rendered(self._arranged([*before, *turns], "", (), tools), tools))
+            for turns in _PROBES
+        ]
+        return ids[0][: min(_common(ids[0], others) for others in ids)]
+
+    # ---------------------------------------------------------------- text and tokens
+
+    def _rendered(
+        self, shown: Sequence[Message], tools: str | None, *, continue_final: bool = False
+    ) -> str:
+        """Return what the template makes of messages, with the control tokens in them marked."""
+        source = self._source(tools)
+        if "strftime_now" in source:  # a macro is found before the function of the same name
+            source = f"{_fixed(self._day)}\n{source}"
+        try:
+            text = cast("Any", self._tokenizer).apply_chat_template(
+                [self._marked(one, special=one["role"] == "assistant") for one in shown],
+                tools=self._marked(json.loads(tools)) if tools else None,
+                chat_template=source,
+                add_generation_prompt=not continue_final,
+                continue_final_message=continue_final,
+                tokenize=False,
+                **self._options,
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise InvalidInput(f"the chat template refuses these messages: {error}") from error
+        return cast("str", text)
+
+    def _source(self, tools: str | None) -> str:
+        """Return the text of the template that is used with or without tools."""
+        try:
+            given = json.loads(tools or "null")
+            return cast(
+                "str", cast("Any", self._tokenizer).get_chat_template(self._template, given)
+            )
+        except ValueError as error:
+            raise InvalidInput(f"pass Layout a template=: {error}") from error
+
+    def _marked(self, value: Any, *, special: bool = False) -> Any:
+        """Return a value in whose texts each control token stands between marks.
+
+        An answer may hold tokens that the template itself looks for, such as "</think>", and that
+        decoding did not remove: only ``special`` ones are not the model's to say.
+        """
+        if isinstance(value, str):
+            pattern = self._tokens.special if special else self._tokens.control
+            return pattern.sub(lambda found: f"{self._open}{found.group()}{self._shut}", value)
+        if isinstance(value, Mapping):
+            pairs = cast("Mapping[str, Any]", value).items()
+            return {key: self._marked(inner, special=special) for key, inner in pairs}
+        if isinstance(value, list | tuple):
+            return [self._marked(inner, special=special) for inner in cast("list[Any]", value)]
+        return value
+
+    def _ids(self, text: str, *, inside: bool = False) -> tuple[int, ...]:
+        """Return the ids of a text with marks; ``inside`` a prompt, after a line break."""
+        ids: list[int] = []
+        for place, piece in enumerate(re.split(f"{self._open}(.*?){self._shut}", text)):
+            if piece:
+                ids += self._tokens.of(piece, plain=place % 2 == 1, inside=inside or place > 0)
+        return tuple(ids)
+
+    def _run(self, line: str) -> tuple[int, ...]:
+        return tuple(self._tokens.of(line, plain=True, inside=True))
+
+    def _digest(self) -> str:
+        dated = any("strftime_now" in source for source in self._sources)
+        shaping = [
+            FORMAT,
+            self._tokens.shape,
+            cast("dict[str, object]", self._tokenizer.special_tokens_map),
+            self._sources,
+            [self._heading, CLOSING, self._recall_heading],
+            self._options,
+            self._day.isoformat() if dated else None,
+        ]
+        return hashlib.sha256(json.dumps(shaping, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class _Tokens:
+    """A tokenizer of one's own: whether control tokens are seen is a state of a tokenizer.
+
+    ``special`` finds the special tokens in a text, ``control`` all that are not plain text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+        self._tokenizer = cast("Any", tokenizer)
+        self._lock = threading.Lock()
+        backend = cast("Tokenizer | None", getattr(tokenizer, "backend_tokenizer", None))
+        data = cast("dict[str, Any]", json.loads(backend.to_str()) if backend else {})
+        data |= {"truncation": None, "padding": None} if data else {}  # states of the last call
+        added = cast("dict[str, int]", self._tokenizer.added_tokens_encoder)
+        vocabulary = data or [type(tokenizer).__name__, self._tokenizer.get_vocab(), added]
+        self.shape = hashlib.sha256(json.dumps(vocabulary, sort_keys=True).encode()).hexdigest()
+        special = set(cast("list[str]", self._tokenizer.all_special_tokens))
+        special |= {token["content"] for token in data.get("added_tokens", []) if token["special"]}
+        # Words that were added to a vocabulary are no control tokens, and lines of spaces neither.
+        control = special | {
+            token for token in added if _BRACKETED.fullmatch(token) or token in template
+        }
+        for token in data.get("added_tokens", []):
+            token["special"] = token["content"] in control and bool(token["content"].strip())
+        self._backend = Tokenizer.from_str(json.dumps(data)) if data else None
+        self.special, self.control = _any_of(special), _any_of(control)
+        self._control_ids = {added[token] for token in control if token in added and token.strip()}
+        self._line_break = self._encoded("\n", plain=True)
+
+    def of(self, text: str, *, plain: bool, inside: bool) -> list[int]:
+        """Return the ids of a text without any that the tokenizer puts around it."""
+        if not inside:
+            return self._encoded(text, plain=plain)
+        # After a line break, where no tokenizer puts the space with which some begin a text.
+        ids = self._encoded(f"\n{text}", plain=plain)
+        size = len(self._line_break)
+        ids = ids[size:] if ids[:size] == self._line_break else self._encoded(text, plain=plain)
+        if plain and self._control_ids.intersection(ids) and (found := self.control.search(text)):
+            # It is a word of the vocabulary itself: it has to be taken apart.
+            parts = (text[: found.start() + 1], text[found.start() + 1 :])
+            return [one for part in parts for one in self.of(part, plain=True, inside=True)]
+        return ids
+
+    def _encoded(self, text: str, *, plain: bool) -> list[int]:
+        with self._lock:
+            if self._backend is None:
+                return cast(
+                    "list[int]",
+                    self._tokenizer.encode(
+                        text, add_special_tokens=False, split_special_tokens=plain
+                    ),
+                )
+            self._backend.encode_special_tokens = plain
+            return self._backend.encode(text, add_special_tokens=False).ids
+
+
+def _turns(*texts: str) -> list[dict[str, str]]:
+    return [
+        {"role": "assistant" if place % 2 else "user", "content": text}
+        for place, text in enumerate(texts)
+    ]
+
+
+# Questions and histories that have nothing in common.
+_PROBES = (
+    _turns("What?"),
+    _turns("7 ways"),
+    _turns("\n\n- é", "Yes.", "(why)"),
+    _turns("And who", "I", "So?", "No", "東京"),
+)
+
+
+def _checked(value: object, what: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidInput(f"a {what} must be a text that is not blank, not {value!r}")
+    return _decoded(value, f"a {what}")
+
+
+def _decoded(text: str, what: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{what} holds a lone surrogate at character {error.start}: decode the text properly"
+        ) from error
+    return text
+
+
+def _lines(texts: object, what: str) -> list[str]:
+    """Return memories as lines; further lines of one are indented, so that none begins another."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise InvalidInput(f"a {what} is one of a list of texts, not {texts!r}")
+    lines: list[str] = []
+    for text in cast("Iterable[object]", texts):
+        parts = _checked(text, what).strip().splitlines()
+        lines.append("- " + "\n".join(f"  {part}".rstrip() for part in parts)[2:] + "\n")
+    return lines
+
+
+def _checked_messages(messages: object, *, continue_final: bool = False) -> list[dict[str, Any]]:
+    if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable):
+        raise InvalidInput('messages are a list of {"role": …, "content": …}')
+    turns = [
+        _checked_message(message, place)
+        for place, message in enumerate(cast("Iterable[object]", messages))
+    ]
+    if not turns:
+        raise InvalidInput("there are no messages: pass at least one")
+    last = turns[-1]
+    if continue_final and (last["role"] != "assistant" or "content" not in last):
+        raise InvalidInput("only an answer can be continued: let the last message be one")
+    return turns
+
+
+def _checked_message(message: object, place: int) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise InvalidInput(f'message {place} is no {{"role": …, "content": …}}: {message!r}')
+    turn = dict(cast("Mapping[str, Any]", message))
+    if turn.get("role") not in ROLES:
+        known = ", ".join(ROLES)
+        raise InvalidInput(f"message {place} has the role {turn.get('role')!r}; known: {known}")
+    content = turn.pop("content", None)
+    if content is None and turn["role"] == "assistant" and turn.get("tool_calls"):
+        return turn
+    if isinstance(content, list | tuple):
+        content = _joined(cast("Sequence[object]", content), place)
+    if not isinstance(content, str):
+        raise InvalidInput(f"message {place} has no text: its content is {content!r}")
+    return {**turn, "content": _decoded(content, f"message {place}")}
+
+
+def _joined(parts: Sequence[object], place: int) -> str:
+    texts: list[str] = []
+    for part in parts:
+        given = cast("Mapping[str, object]", part) if isinstance(part, Mapping) else {"text": part}
+        text = given.get("text")
+        if given.get("type", "text") != "text" or not isinstance(text, str):
+            raise InvalidInput(f"message {place} has a part that is no text: {part!r}")
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _system(turns: Sequence[Message]) -> str | None:
+    return turns[0]["content"] if turns[0]["role"] == "system" else None
+
+
+def _schemas(tools: Sequence[Tool] | None) -> str | None:
+    """Return tools as JSON, which can be a key."""
+    if tools is None:
+        return None
+    schema = cast("Any", chat_template_utils).get_json_schema
+    return json.dumps([tool if isinstance(tool, Mapping) else schema(tool) for tool in tools])
+
+
+def _own_start(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the token with which a tokenizer begins each text by itself, or nothing."""
+    first = cast("list[int]", cast("Any", tokenizer).encode("a"))[:1]
+    return cast("str", tokenizer.bos_token) if first == [tokenizer.bos_token_id] else ""
+
+
+def _fixed(day: date) -> str:
+    """Return a macro that templates find in place of ``strftime_now``: it is always that day."""
+    result = "format"
+    for one in _DIRECTIVES:
+        for directive in (f"%-{one}", f"%{one}"):
+            result += f" | replace({json.dumps(directive)}, {json.dumps(day.strftime(directive))})"
+    return f"{{% macro strftime_now(format) %}}{{{{ {result} }}}}{{% endmacro %}}"
+
+
+def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    longest_first = sorted((token for token in tokens if token.strip()), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _differ(texts: Iterable[str]) -> bool:
+    return len(set(texts)) > 1
