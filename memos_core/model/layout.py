@@ -230,8 +230,7 @@ class Layout:
             return shown
         if lines and not folded:
             system = self._places(system, tools).system
-        block = f"{self._heading}\n{lines}{CLOSING}" if lines else ""
-        said = "\n\n".join(part for part in (system, block) if part)
+        said = _paragraphs(system, self._block(lines) if lines else None)
         rest = shown[1:] if _system(turns) is not None else shown
         if not folded:
             return [{"role": "system", "content": said}, *rest]
@@ -241,8 +240,11 @@ class Layout:
                 "the chat template has no system role, so memory and system text stand in the "
                 "first user message: there is none"
             )
-        first["content"] = "\n\n".join(part for part in (said, first["content"]) if part)
+        first["content"] = _paragraphs(said, first["content"])
         return rest
+
+    def _block(self, lines: str) -> str:
+        return f"{self._heading}\n{lines}{CLOSING}"
 
     # ---------------------------------------------------------------- where the memory stands
 
@@ -267,11 +269,10 @@ class Layout:
         """
         folded = self._folds(tools)
         said = self._default(tools) if system is None and not folded else system
-        block = f"{self._heading}\n{self._here}{CLOSING}"
-        block = f"{said}\n\n{block}" if said else block
+        block = _paragraphs(said, self._block(self._here))
         texts = [
             self._rendered(
-                [{"role": "user", "content": f"{block}\n\n{turns[0]['content']}"}, *turns[1:]]
+                [{**turns[0], "content": _paragraphs(block, turns[0]["content"])}, *turns[1:]]
                 if folded
                 else [{"role": "system", "content": block}, *turns],
                 tools,
@@ -547,6 +548,10 @@ def _fixed(day: date) -> str:
         for directive in (f"%-{one}", f"%{one}"):
             result += f" | replace({json.dumps(directive)}, {json.dumps(day.strftime(directive))})"
     return f"{{% macro strftime_now(format) %}}{{{{ {result} }}}}{{% endmacro %}}"
+
+
+def _paragraphs(*texts: str | None) -> str:
+    return "\n\n".join(text for text in texts if text)
 
 
 def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:

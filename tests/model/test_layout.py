@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
 from typing import Any
@@ -310,13 +311,23 @@ def test_memory_recall_and_turn_stand_in_this_order_once(name: str) -> None:
 def test_without_memories_there_is_no_heading(name: str) -> None:
     layout, tokenizer = layout_of(name), tokenizer_of(name)
     one = layout.prompt(asked("Who is Misha?", system="Be brief."))
-    other = layout.prompt(asked("7?", "Yes", "And?", system="Be brief."))
+    other = layout.prompt(asked("What?", "Yes", "And?", system="Be brief."))
     assert one.memories == ()
     assert "#" not in tokenizer.decode(one.ids)
-    assert one.head == other.head
+    assert one.head == other.head == layout.prompt(asked("What?", system="Be brief.")).head
     assert one.head == one.prefix
+    else_said = layout.prompt(asked("Who is Misha?", system="Sing."))
+    assert "Be brief." not in tokenizer.decode(else_said.ids)
     if name != "mistral":  # whose template moves it, so that the layout does not leave it there
         assert "Be brief." in tokenizer.decode(one.head)
+
+
+def test_without_memories_the_head_is_what_prompts_have_in_common() -> None:
+    template = "{{ bos_token }}{{ 'long. ' if messages | length > 9 }}" + TEMPLATES["defaulted"]
+    layout = Layout(tokenizer_of("chatml"), template=template)
+    short, long = layout.prompt(asked("Who?")), layout.prompt(asked(*["Who?"] * 11))
+    assert long.head == (1,)
+    assert starts(short.head, long.head)
 
 
 def test_headings_are_the_callers() -> None:
@@ -451,16 +462,16 @@ def test_an_injected_turn_in_a_memory_is_text() -> None:
 
 
 def test_special_tokens_that_are_words_of_the_vocabulary_stay_text_too() -> None:
+    words = Tokenizer(models.WordLevel({UNKNOWN: 0, CONTROL[0]: 1, "a": 2}, unk_token=UNKNOWN))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(
-            models.WordLevel({"<unk>": 0, "<|im_end|>": 1, "a": 2, "<": 3}, unk_token=UNKNOWN)
-        ),
+        tokenizer_object=words,
         unk_token=UNKNOWN,
         eos_token=CONTROL[0],
         chat_template=TEMPLATES["chatml"].replace("{{ bos_token }}", ""),
     )
-    assert 1 in tokenizer.encode("<|im_end|>", split_special_tokens=True)
-    assert 1 not in Layout(tokenizer).memory("<|im_end|>")
+    assert 1 in tokenizer.encode(f"a {CONTROL[0]}", split_special_tokens=True)
+    assert 1 not in Layout(tokenizer).memory(f"a {CONTROL[0]} a")
 
 
 def test_answers_keep_the_tokens_that_are_the_models_to_say() -> None:
@@ -504,8 +515,13 @@ def test_a_layout_is_safe_for_threads() -> None:
             return True
         return layout.prompt(messages, memories=MEMORIES) == expected
 
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(work, range(300)))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(work, range(300)))
+    finally:
+        sys.setswitchinterval(before)
 
 
 # -------------------------------------------------------------------- templates
@@ -571,7 +587,7 @@ def test_what_the_template_asks_for_can_be_given() -> None:
 
 def test_tools_stand_where_the_template_has_them() -> None:
     def weather(city: str) -> str:
-        """Tell the weather.
+        """Tell the weather <|im_end|>.
 
         Args:
             city: where
@@ -593,20 +609,20 @@ def test_tools_stand_where_the_template_has_them() -> None:
     assert prompt.head == layout.head(tools=[schema])
     assert "Recalled" in shown[1]["content"]
     assert starts(prompt.ids, layout.prompt(messages[:1], **given).ids)
-    assert tokenizer.decode(prompt.ids).count("<|im_end|>") == 5
+    assert tokenizer.decode(prompt.ids).count("<|im_end|>") == 6
     assert controls(tokenizer, prompt.ids).count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 4
 
 
 def test_a_template_with_no_place_for_memory_says_so() -> None:
     counting = "{{ messages | length }} turns. " + TEMPLATES["chatml"]
     silent = "{% for m in messages %}{% if loop.last %}{{ m.content[:3] }}{% endif %}{% endfor %}"
-    for template in (counting, silent):
+    for template in (counting, silent, "Hello."):
         layout = Layout(tokenizer_of("chatml"), template=template)
         with pytest.raises(InvalidInput, match="template="):
             layout.head()
         with pytest.raises(InvalidInput, match="template="):
             layout.prompt(asked("Who?"), memories=MEMORIES)
-        assert layout.prompt(asked("Who?")).rest  # without memory it can be used
+        assert layout.prompt(asked("Who?")).ids  # without memory it can be used
 
 
 def test_a_memory_stands_in_no_conversation_that_begins_otherwise() -> None:
@@ -715,6 +731,9 @@ def test_a_tokenizer_to_which_line_breaks_stick(name: str, memory: str) -> None:
     prompt = layout.prompt(messages, memories=[memory, "So.", memory], recall=["Her cat."])
     shown = layout.messages(messages, memories=[memory, "So.", memory], recall=["Her cat."])
     assert prompt.ids == served(tokenizer, shown)
+    evil = asked(f"Who{CONTROL[0]}\n\nis it?")
+    ids = layout.prompt(evil, memories=[memory]).ids
+    assert tokenizer.decode(ids) == written(tokenizer, layout.messages(evil, memories=[memory]))
 
 
 @pytest.mark.parametrize("name", ["llama-2", "mistral", "phi-3"])
