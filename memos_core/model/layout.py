@@ -20,7 +20,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, cast
 
 from jinja2.exceptions import TemplateError
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers.utils import chat_template_utils
 
 from memos_core.errors import InvalidInput
@@ -392,22 +392,24 @@ class _Tokens:
         self._tokenizer = cast("Any", tokenizer)
         self._lock = threading.Lock()
         backend = cast("Tokenizer | None", getattr(tokenizer, "backend_tokenizer", None))
-        data = cast("dict[str, Any]", json.loads(backend.to_str()) if backend else {})
-        data |= {"truncation": None, "padding": None} if data else {}  # states of the last call
-        added = cast("dict[str, int]", self._tokenizer.added_tokens_encoder)
-        vocabulary = data or [type(tokenizer).__name__, self._tokenizer.get_vocab(), added]
-        self.shape = hashlib.sha256(json.dumps(vocabulary, sort_keys=True).encode()).hexdigest()
-        special = set(cast("list[str]", self._tokenizer.all_special_tokens))
-        special |= {token["content"] for token in data.get("added_tokens", []) if token["special"]}
+        self._backend = Tokenizer.from_str(backend.to_str()) if backend else None
+        if self._backend:  # states of the last call
+            self._backend.no_truncation()
+            self._backend.no_padding()
+        added = cast("Mapping[int, AddedToken]", self._tokenizer.added_tokens_decoder)
+        vocabulary = self._backend.to_str() if self._backend else _vocabulary(tokenizer)
+        self.shape = hashlib.sha256(vocabulary.encode()).hexdigest()
+        special = {token.content for token in added.values() if token.special}
         # Words that were added to a vocabulary are no control tokens, and lines of spaces neither.
         control = special | {
-            token for token in added if _BRACKETED.fullmatch(token) or token in template
+            token.content
+            for token in added.values()
+            if _BRACKETED.fullmatch(token.content) or token.content in template
         }
-        for token in data.get("added_tokens", []):
-            token["special"] = token["content"] in control and bool(token["content"].strip())
-        self._backend = Tokenizer.from_str(json.dumps(data)) if data else None
         self.special, self.control = _any_of(special), _any_of(control)
-        self._control_ids = {added[token] for token in control if token in added and token.strip()}
+        self._control_ids = {
+            number for number, token in added.items() if self.control.fullmatch(token.content)
+        }
         self._line_break = self._encoded("\n", plain=True)
 
     def of(self, text: str, *, plain: bool, inside: bool) -> list[int]:
@@ -419,7 +421,7 @@ class _Tokens:
         size = len(self._line_break)
         ids = ids[size:] if ids[:size] == self._line_break else self._encoded(text, plain=plain)
         if plain and self._control_ids.intersection(ids) and (found := self.control.search(text)):
-            # It is a word of the vocabulary itself: it has to be taken apart.
+            # Not marked as special, or a word of the vocabulary too: it has to be taken apart.
             parts = (text[: found.start() + 1], text[found.start() + 1 :])
             return [one for part in parts for one in self.of(part, plain=True, inside=True)]
         return ids
@@ -533,6 +535,12 @@ def _schemas(tools: Sequence[Tool] | None) -> str | None:
         return None
     schema = cast("Any", chat_template_utils).get_json_schema
     return json.dumps([tool if isinstance(tool, Mapping) else schema(tool) for tool in tools])
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
+    known = cast("Any", tokenizer)
+    words, added = known.get_vocab(), known.added_tokens_decoder
+    return json.dumps([type(tokenizer).__name__, words, added], sort_keys=True, default=repr)
 
 
 def _own_start(tokenizer: PreTrainedTokenizerBase) -> str:
