@@ -78,7 +78,6 @@ class _Place:
 
     before: str
     head: tuple[int, ...]
-    folded: bool
     system: str | None
 
 
@@ -96,7 +95,7 @@ class Layout:
     ``date_string``. A template that asks for today's date is told ``day``, since with another date
     each day all that follows it would have to be read anew: say in the turn which day it is.
 
-    No text of a memory or message becomes a control token: "<|im_end|>" in it is seven letters.
+    No text of a memory or message becomes a control token: "<|im_end|>" in it stays text.
     A Layout is safe for threads.
 
     Raises:
@@ -121,11 +120,11 @@ class Layout:
         self._day = day
         mark = secrets.token_hex(8)  # nobody who writes a memory knows it
         self._here, self._open, self._shut = f"MEM{mark}", f"OPEN{mark}", f"SHUT{mark}"
-        self._template = template
         if template is None and not cast("Any", tokenizer).chat_template:
-            self._template = f"{{{{ {json.dumps(_own_start(tokenizer))} }}}}{PLAIN}"
+            template = f"{{{{ {json.dumps(_own_start(tokenizer))} }}}}{PLAIN}"
             _log.warning("the tokenizer has no chat template: turns are written as lines of text")
-        self._sources = [self._source(None), self._source("[]")]
+        # As they are now; the second is for tools.
+        self._sources = [_source(tokenizer, template, tools) for tools in (None, [])]
         self._tokens = _Tokens(tokenizer, "".join(self._sources))
         self._places = lru_cache(SYSTEMS)(self._found)
         self._starts = lru_cache(SYSTEMS)(self._start)
@@ -287,7 +286,7 @@ class Layout:
                 "pass Layout another template="
             )
         (start,) = before
-        return _Place(before=start, head=self._ids(start), folded=folded, system=said)
+        return _Place(before=start, head=self._ids(start), system=said)
 
     def _default(self, tools: str | None) -> str | None:
         """Return the system text that the template supplies where there is none."""
@@ -314,7 +313,7 @@ class Layout:
         self, shown: Sequence[Message], tools: str | None, *, continue_final: bool = False
     ) -> str:
         """Return what the template makes of messages, with the control tokens in them marked."""
-        source = self._source(tools)
+        source = self._sources[tools is not None]
         if "strftime_now" in source:  # a macro is found before the function of the same name
             source = f"{_fixed(self._day)}\n{source}"
         try:
@@ -330,16 +329,6 @@ class Layout:
         except (TemplateError, TypeError, ValueError) as error:
             raise InvalidInput(f"the chat template refuses these messages: {error}") from error
         return cast("str", text)
-
-    def _source(self, tools: str | None) -> str:
-        """Return the text of the template that is used with or without tools."""
-        try:
-            given = json.loads(tools or "null")
-            return cast(
-                "str", cast("Any", self._tokenizer).get_chat_template(self._template, given)
-            )
-        except ValueError as error:
-            raise InvalidInput(f"pass Layout a template=: {error}") from error
 
     def _marked(self, value: Any, *, special: bool = False) -> Any:
         """Return a value in whose texts each control token stands between marks.
@@ -535,6 +524,14 @@ def _schemas(tools: Sequence[Tool] | None) -> str | None:
         return None
     schema = cast("Any", chat_template_utils).get_json_schema
     return json.dumps([tool if isinstance(tool, Mapping) else schema(tool) for tool in tools])
+
+
+def _source(tokenizer: PreTrainedTokenizerBase, template: str | None, tools: Any) -> str:
+    """Return the text of the template that is used with or without tools."""
+    try:
+        return cast("str", cast("Any", tokenizer).get_chat_template(template, tools))
+    except ValueError as error:
+        raise InvalidInput(f"pass Layout a template=: {error}") from error
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
