@@ -124,7 +124,7 @@ class Layout:
             template = f"{{{{ {json.dumps(_own_start(tokenizer))} }}}}{PLAIN}"
             _log.warning("the tokenizer has no chat template: turns are written as lines of text")
         # As they are now; the second is for tools.
-        self._sources = [_source(tokenizer, template, tools) for tools in (None, [])]
+        self._sources = [_source(tokenizer, template, tools=tools) for tools in (False, True)]
         self._tokens = _Tokens(tokenizer, "".join(self._sources))
         self._places = lru_cache(SYSTEMS)(self._found)
         self._starts = lru_cache(SYSTEMS)(self._start)
@@ -526,10 +526,12 @@ def _schemas(tools: Sequence[Tool] | None) -> str | None:
     return json.dumps([tool if isinstance(tool, Mapping) else schema(tool) for tool in tools])
 
 
-def _source(tokenizer: PreTrainedTokenizerBase, template: str | None, tools: Any) -> str:
+def _source(tokenizer: PreTrainedTokenizerBase, template: str | None, *, tools: bool) -> str:
     """Return the text of the template that is used with or without tools."""
     try:
-        return cast("str", cast("Any", tokenizer).get_chat_template(template, tools))
+        return cast(
+            "str", cast("Any", tokenizer).get_chat_template(template, [] if tools else None)
+        )
     except ValueError as error:
         raise InvalidInput(f"pass Layout a template=: {error}") from error
 
