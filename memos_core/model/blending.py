@@ -84,7 +84,7 @@ def blend(
         ]
     )
     for (ids, _), start in list(zip(segments, starts, strict=False))[1:]:
-        # The product of 0.1 and 30 is a little more than 3.
+        # In floating point 0.28 of 25 is a little more than 7.
         if count := math.ceil(recompute * len(ids) - 1e-9):
             computed = prefill(model, ids[:count], joined.part(0, start)).part(start)
             _copy(computed, joined.part(start, start + count))

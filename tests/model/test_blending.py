@@ -1,3 +1,4 @@
+import copy
 import random
 import re
 from itertools import pairwise
@@ -73,7 +74,9 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def more_models(monkeypatch):
-    monkeypatch.setattr(models, "ARCHITECTURES", {**ARCHITECTURES, **OTHERS, **REFUSED})
+    known = {**ARCHITECTURES, **OTHERS, **REFUSED}
+    # Copied: a configuration writes into what it is given.
+    monkeypatch.setattr(models, "ARCHITECTURES", copy.deepcopy(known))
 
 
 def parts(model, runs=RUNS):
@@ -169,6 +172,17 @@ def test_the_first_tokens_of_later_segments_are_computed_anew(share, counts, mon
             for at in range(start, start + 30):
                 same = apart(cache.part(at, at + 1), turned.part(at, at + 1), layer) == 0
                 assert same == (at >= start + count)
+
+
+def test_a_share_that_is_whole_is_not_rounded_up():
+    model = model_of("llama")
+    given = parts(model, [IDS[5:25], IDS[25:50]])
+    turned = blend(model, *given, recompute=0)
+    cache = blend(model, *given, recompute=0.28)
+    changed = [
+        at for at in range(25, 50) if apart(cache.part(at, at + 1), turned.part(at, at + 1), 2)
+    ]
+    assert changed == list(range(25, 32))
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 1])
@@ -273,13 +287,28 @@ def test_models_with_a_state_are_refused():
 
 
 def test_a_text_in_which_keys_turn_otherwise_is_refused():
-    model = model_of("llama", rope_parameters=DYNAMIC, max_position_embeddings=64)
+    model = model_of("llama", rope_parameters={**DYNAMIC}, max_position_embeddings=64)
     config = model.config
     given = parts(model)
     config.max_position_embeddings, config.original_max_position_embeddings = 512, 64
     config.rope_parameters["original_max_position_embeddings"] = 64
     with pytest.raises(ModelUnsupported, match="more than 64 tokens"):
         blend(model, *given)
+
+
+def test_a_rotation_of_two_lengths_is_that_of_the_shorter():
+    longrope = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "short_factor": [1.0] * 8,
+        "long_factor": [4.0] * 8,
+        "factor": 4.0,
+        "original_max_position_embeddings": 90,
+    }
+    model = model_of("phi3", rope_parameters=longrope, original_max_position_embeddings=90)
+    given = parts(model)
+    prefill(model, random.Random(6).choices(range(3, 500), k=200))  # leaves the longer one
+    assert apart(blend(model, *given, recompute=0), prefill(model, IDS), 0) < 2e-5
 
 
 def test_what_cannot_be_blended_is_said():

@@ -133,6 +133,17 @@ def test_parts_have_the_lengths_that_were_asked_for(name):
     assert cache.part(0, 9).layers[0][0].data_ptr() == cache.layers[0][0].data_ptr()
 
 
+def test_what_is_taken_of_a_cache_holds_no_more_than_itself():
+    model = model_of("llama")
+    request = prefill(model, IDS).request()
+    taken = KVCache.taken(request, 50)
+    assert taken.tokens == 10
+    for keys, values in taken.layers:
+        for tensor in (keys, values):
+            assert tensor.is_contiguous()
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
 def test_runs_of_different_models_do_not_join():
     other = model_of("llama", num_hidden_layers=2)
     with pytest.raises(ValueError, match="zip"):

@@ -120,8 +120,12 @@ def test_numbers_of_less_precision_are_not_those_of_a_full_prefill():
     )
     verified = verify(model, IDS, rounded)
     assert not verified.passed
-    assert verify(model, IDS, rounded, max_kl=1e-4).passed
-    assert verify(model, IDS, rounded, max_difference=0.1).passed
+    near = verify(model, IDS, rounded, max_kl=1e-4)
+    assert (near.passed, near.allowed, near.allowed_kl) == (True, None, 1e-4)
+    near = verify(model, IDS, rounded, max_difference=0.1)
+    assert (near.passed, near.allowed, near.allowed_kl) == (True, 0.1, None)
+    assert not verify(model, IDS, rounded, max_kl=0.0).passed
+    assert not verify(model, IDS, rounded, max_difference=0.0).passed
     assert not verify(model, IDS, rounded, max_kl=1e-4, max_difference=1e-5).passed
     assert not verify(model, IDS, one_other_token(model), max_kl=1e-4).passed
 
@@ -137,6 +141,24 @@ def test_where_no_cut_shows_a_difference_the_floor_is_the_last_bits(monkeypatch)
     assert verified.passed
 
 
+def test_the_floor_is_the_worst_of_all_cuts(monkeypatch):
+    model = model_of("llama")
+    cache = prefill(model, IDS)
+    monkeypatch.setattr(verification, "_BITS", {torch.float32: 0})
+    monkeypatch.setattr(verification, "_LEAST_KL", 0.0)
+    alone = []
+    for cuts in verification.CUTS:
+        monkeypatch.setattr(verification, "CUTS", (cuts,))
+        alone.append(verify(model, IDS, cache))
+    monkeypatch.undo()
+    monkeypatch.setattr(verification, "_BITS", {torch.float32: 0})
+    monkeypatch.setattr(verification, "_LEAST_KL", 0.0)
+    verified = verify(model, IDS, cache)
+    assert len({one.floor for one in alone}) > 1
+    assert verified.floor == max(one.floor for one in alone)
+    assert verified.floor_kl == max(one.floor_kl for one in alone)
+
+
 def test_the_floor_is_the_models_own_rounding():
     model = model_of("llama")
     made = [
@@ -148,9 +170,9 @@ def test_the_floor_is_the_models_own_rounding():
 
 def test_the_divergence_is_that_of_the_next_token():
     model = model_of("llama")
-    cache, continuation = one_other_token(model), [9, 8, 7]
+    cache, continuation = one_other_token(model), IDS[20:32]
     with torch.inference_mode():
-        true = model(torch.tensor([[*IDS, *continuation]])).logits[0, -3:].double()
+        true = model(torch.tensor([[*IDS, *continuation]])).logits[0, -12:].double()
         found = model(
             torch.tensor([continuation]), past_key_values=cache.request(), use_cache=True
         ).logits[0]
@@ -160,9 +182,10 @@ def test_the_divergence_is_that_of_the_next_token():
     )
     assert verified.kl == pytest.approx(float(kl), rel=1e-3)
     assert verified.max_difference == pytest.approx(float((true - found).abs().max()), rel=1e-4)
-    assert verified.tokens == 3
+    assert verified.tokens == 12
     same = (true.argmax(-1) == found.argmax(-1)).double().mean()
     assert verified.same_top == pytest.approx(float(same))
+    assert 0 < verified.same_top < 1
 
 
 def test_a_long_prefix_is_read_in_pieces_without_its_logits(monkeypatch):
@@ -178,11 +201,12 @@ def test_a_long_prefix_is_read_in_pieces_without_its_logits(monkeypatch):
     assert max(tokens) == len(IDS) + 24
     rows.clear()
     tokens.clear()
-    monkeypatch.setattr(verification, "CHUNK", 32)
-    monkeypatch.setattr(kv_cache, "CHUNK", 32)
+    # The last 14 tokens of 94 are fewer than those of a continuation.
+    monkeypatch.setattr(verification, "CHUNK", 40)
+    monkeypatch.setattr(kv_cache, "CHUNK", 40)
     pieces = verify(model, IDS, prefill(model, IDS))
     assert max(rows) == 24
-    assert max(tokens) == 32
+    assert max(tokens) == 40
     assert again == whole
     assert pieces.passed, pieces
     assert not verify(model, IDS, one_other_token(model)).passed
@@ -213,10 +237,17 @@ def test_a_cache_of_other_tokens_is_no_cache_of_a_prefix():
     [
         ("gpt2", {"n_positions": 80, "max_position_embeddings": 80}),
         (
-            "llama",
+            "phi3",
             {
-                "max_position_embeddings": 80,
-                "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+                "original_max_position_embeddings": 80,
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "rope_theta": 1e4,
+                    "short_factor": [1.0] * 8,
+                    "long_factor": [4.0] * 8,
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 80,
+                },
             },
         ),
     ],
@@ -242,6 +273,8 @@ def test_held_out_continuations_are_runs_from_all_parts_of_the_prefix():
         runs = [continuation[at : at + 8] for at in (0, 8, 16)]
         assert all(run == list(range(run[0], run[0] + 8)) for run in runs)
         assert sorted(run[0] // 100 for run in runs) == [0, 1, 2]
+    assert set(made[0]) != set(made[1])
+    assert any(made[n][0] > made[n][-1] for n in (0, 1))
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
