@@ -42,12 +42,16 @@ _OURS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Read:
-    """A memory that an answer was given from: which, in which kind, and of how many tokens."""
+    """A memory that an answer was given from: which, in which kind, and of how many tokens.
+
+    ``approximate`` is whether its KV cache was composed approximately, as was asked for.
+    """
 
     cube: UUID
     version: int
     kind: Kind
     tokens: int
+    approximate: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from uuid import UUID
 
 from platformdirs import user_cache_path
 
@@ -19,6 +20,7 @@ from memos_core.errors import CacheRefused, InvalidInput, ModelUnsupported
 from memos_core.model.answering import Answerer, Asked
 from memos_core.model.architecture import check_keeps_keys
 from memos_core.model.fingerprint import Fingerprint, Fingerprinted
+from memos_core.model.form import Form
 from memos_core.model.generation import (
     Clock,
     Generation,
@@ -28,11 +30,17 @@ from memos_core.model.generation import (
     checked_options,
 )
 from memos_core.model.kv_cache import KVCache
-from memos_core.model.layout import Layout
+from memos_core.model.layout import Layout, Message, Tool
 from memos_core.model.memory import Memory
 from memos_core.model.prefix import Prefix
-from memos_core.model.quantization import Quantization, pack, unpack
-from memos_core.model.reading import Memories, Message, PromptReader, members_of
+from memos_core.model.quantization import Quantization
+from memos_core.model.reading import (
+    Memories,
+    Opening,
+    PromptReader,
+    form_of,
+    members_of,
+)
 from memos_core.model.residency import Budgets, Found, Residency, ResidencyStats
 from memos_core.model.verification import Verification, verify
 from memos_core.model.watch import Watch
@@ -148,13 +156,15 @@ class MemoryModel:
 
     def encode(
         self,
-        cubes: Memories,
+        cubes: MemCube | UUID | str | Iterable[MemCube | UUID | str],
         *,
         kind: Kind | str = Kind.ACTIVATION,
         name: str | None = None,
         system: str | None = None,
+        tools: Sequence[Tool] | None = None,
         order: Literal["reuse", "given"] = "reuse",
         quantization: Quantization | str = Quantization.NONE,
+        approximate: float | None = None,
         max_kl: float | None = None,
         room: int = ROOM,
         continuations: Sequence[str] | None = None,
@@ -165,14 +175,17 @@ class MemoryModel:
         it. Of what another cache of this model begins with, nothing is computed or stored again;
         ``order="reuse"`` puts memories first that continue one, and then the oldest.
 
-        ``system`` is the system text of the conversations that it will serve. ``room`` is how many
-        tokens of the context window are to be left free. ``continuations`` are texts with which it
-        is checked; by default they are made of the memories.
+        ``system`` and ``tools`` are those of the conversations that it will serve. ``room`` is how
+        many tokens of the context window are to be left free. ``continuations`` are texts with
+        which it is checked; by default they are made of the memories.
 
-        ``quantization`` stores 8 or 4 bits a number, for which ``max_kl`` says how far from a full
-        prefill it may be (mean KL divergence of the next token, in nats).
+        Two forms are not exact, and ``max_kl`` must say how far from a full prefill they may be
+        (mean KL divergence of the next token, in nats): ``quantization`` stores 8 or 4 bits a
+        number; ``approximate`` composes the cache of those that each memory has by itself, and
+        computes that share of their tokens anew.
 
         Raises:
+            InvalidInput: no memories, or a form that is not exact without ``max_kl``.
             CubeNotFound: a memory is not there, or may not be read.
             ContextTooLong: the memories leave less than ``room`` tokens.
             CacheRefused: it differs from a full prefill by more than the rounding of the dtype, or
@@ -181,28 +194,31 @@ class MemoryModel:
         """
         if Kind(kind) is not Kind.ACTIVATION or Kind.ACTIVATION not in self._kinds:
             raise ModelUnsupported(f"this model does not encode memories as {Kind(kind)}")
-        how, reader = Quantization(quantization), self._reader
-        view, remembered = reader.remembered(cubes, system)
+        form = Form(quantization=Quantization(quantization), recompute=approximate)
+        if not form.exact and max_kl is None:
+            raise InvalidInput("say with max_kl how far from a full prefill the cache may be")
+        reader, opening = self._reader, Opening(system, tools)
+        if isinstance(cubes, Memory):
+            raise InvalidInput("name the memories that are to be encoded, not a view")
+        view, remembered = reader.remembered(cubes, opening)
         if any(one.cache for one in remembered):
             raise InvalidInput("name memories of text: one of these is a KV cache already")
         members = members_of(remembered)
         if not members:
             raise InvalidInput("name the memories that are to be encoded")
-        if order == "reuse":
-            members = reader.in_order(view, members, system)
-        prefix = reader.prefix(view, members, system)
+        if order == "reuse" and form.exact:
+            members = reader.in_order(view, members, opening)
+        prefix = reader.prefix(view, members, opening, form)
         reader.check_room(len(prefix.ids), room)
         self._watch.hear(view)
         with self._residency.making(prefix):
-            cache = reader.computed(prefix)
-            if how is not Quantization.NONE:
-                cache = unpack(pack(cache, how), how, self.model.dtype)
+            cache = reader.made(prefix, form)
             checked = self._verified(prefix, cache, continuations, max_kl)
-            record = self._record(members, prefix, how, checked)
+            record = self._record(members, prefix, form, checked)
             if not checked.passed:
                 view.refuse_cache(record)
                 raise CacheRefused(f"the KV cache is not served: {checked}")
-            self._residency.store(prefix, cache, how)
+            self._residency.store(prefix, cache, form.quantization)
             self._residency.put(prefix, cache)
             return view.keep_cache(record, name=name)
 
@@ -212,6 +228,7 @@ class MemoryModel:
         *,
         memory: Memories | None = None,
         recall: int = RECALL,
+        tools: Sequence[Tool] | None = None,
         max_new_tokens: int = 256,
         stop: str | Sequence[str] = (),
         **options: Any,
@@ -222,7 +239,8 @@ class MemoryModel:
         ``encode`` made. A view stands for the largest of its KV caches that fits the messages'
         system text, and ``recall`` memories that a search for the last message finds. ``options``
         are those of transformers' ``generate``: greedy by default where the model's own settings
-        say nothing else, ``do_sample=True, temperature=0.7``, ``num_beams=4``.
+        say nothing else, ``do_sample=True, temperature=0.7``, ``num_beams=4``. ``tools`` are for
+        templates that show them.
 
         Raises:
             CubeNotFound: a memory is not there, or may not be read.
@@ -233,7 +251,7 @@ class MemoryModel:
         """
         stops = checked_options(options, stop, max_new_tokens)
         started = time.perf_counter()
-        task = self._reader.task(messages, memory, recall=recall, new=max_new_tokens)
+        task = self._reader.task(messages, memory, recall=recall, new=max_new_tokens, tools=tools)
         asked = Asked(
             max_new_tokens=max_new_tokens, stops=stops, options=options, clock=Clock(started)
         )
@@ -245,6 +263,7 @@ class MemoryModel:
         *,
         memory: Memories | None = None,
         recall: int = RECALL,
+        tools: Sequence[Tool] | None = None,
         max_new_tokens: int = 256,
         stop: str | Sequence[str] = (),
         **options: Any,
@@ -258,7 +277,7 @@ class MemoryModel:
         if options.get("num_beams", 1) != 1:
             raise InvalidInput("with beams the first token is known last: use generate")
         started = time.perf_counter()
-        task = self._reader.task(messages, memory, recall=recall, new=max_new_tokens)
+        task = self._reader.task(messages, memory, recall=recall, new=max_new_tokens, tools=tools)
 
         def work(pieces: TextPieces, stopped: threading.Event) -> Generation:
             pieces.stops = stops
@@ -279,6 +298,7 @@ class MemoryModel:
         *,
         memory: Memories | None = None,
         recall: int = RECALL,
+        tools: Sequence[Tool] | None = None,
         max_new_tokens: int = 256,
         stop: str | Sequence[str] = (),
         **options: Any,
@@ -291,7 +311,7 @@ class MemoryModel:
         stops = checked_options(options, stop, max_new_tokens)
         started = time.perf_counter()
         tasks = [
-            self._reader.task(one, memory, recall=recall, new=max_new_tokens)
+            self._reader.task(one, memory, recall=recall, new=max_new_tokens, tools=tools)
             for one in conversations
         ]
         asked = Asked(
@@ -299,45 +319,51 @@ class MemoryModel:
         )
         return self._answerer.answers(tasks, asked)
 
-    def prefetch(self, memory: Memories, *, system: str | None = None) -> Future[Found] | None:
+    def prefetch(
+        self, memory: Memories, *, system: str | None = None, tools: Sequence[Tool] | None = None
+    ) -> Future[Found] | None:
         """Bring a memory's KV cache near, in the background, before it is asked for.
 
         None where there is none.
         """
-        view, remembered = self._reader.remembered(memory, system)
-        members = members_of(remembered)
-        if not members:
-            return None
-        return self._residency.prefetch(self._reader.prefix(view, members, system))
+        prefix = self._prefix_of(memory, Opening(system, tools))
+        return self._residency.prefetch(prefix) if prefix else None
 
-    def pin(self, memory: Memories, *, system: str | None = None) -> None:
+    def pin(
+        self, memory: Memories, *, system: str | None = None, tools: Sequence[Tool] | None = None
+    ) -> None:
         """Keep a memory's KV cache on every level, whatever the budgets.
 
         Raises:
             InvalidInput: it has none.
         """
-        self._residency.pin(self._prefix_of(memory, system))
+        prefix = self._prefix_of(memory, Opening(system, tools))
+        if prefix is None:
+            raise InvalidInput("there is no KV cache of this memory: encode it first")
+        self._residency.pin(prefix)
 
-    def unpin(self, memory: Memories, *, system: str | None = None) -> None:
+    def unpin(
+        self, memory: Memories, *, system: str | None = None, tools: Sequence[Tool] | None = None
+    ) -> None:
         """Let it go when its place is needed."""
-        self._residency.unpin(self._prefix_of(memory, system))
+        if prefix := self._prefix_of(memory, Opening(system, tools)):
+            self._residency.unpin(prefix)
 
     def stats(self) -> ResidencyStats:
         """Return what lies on each level, and how often a prefix was found there."""
         return self._residency.stats()
 
-    def _prefix_of(self, memory: Memories, system: str | None) -> Prefix:
-        view, remembered = self._reader.remembered(memory, system)
+    def _prefix_of(self, memory: Memories, opening: Opening) -> Prefix | None:
+        """Return the prompt beginning that a memory stands for, None where it is empty."""
+        view, remembered = self._reader.remembered(memory, opening)
         members = members_of(remembered)
-        if not members:
-            raise InvalidInput("there is no KV cache of this memory: encode it first")
-        return self._reader.prefix(view, members, system)
+        return self._reader.prefix(view, members, opening, form_of(remembered)) if members else None
 
     def _record(
         self,
         members: Sequence[MemCube],
         prefix: Prefix,
-        how: Quantization,
+        form: Form,
         checked: Verification,
     ) -> CacheRecord:
         fingerprint = self._fingerprinted.now()
@@ -346,7 +372,7 @@ class MemoryModel:
             fingerprint={**fingerprint.as_json(), "key": fingerprint.key},
             keys=prefix.keys,
             tokens=tuple(map(len, prefix.runs)),
-            report={"quantization": how.value, **checked.as_json()},
+            report={**form.as_json(), **checked.as_json()},
         )
 
     def _verified(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from uuid import UUID
@@ -13,10 +13,12 @@ from memos_core.cube import Kind, MemCube
 from memos_core.errors import CacheMismatch, CacheNotWritten, ContextTooLong, InvalidInput
 from memos_core.hit import Hit
 from memos_core.model.architecture import context_window, stable_length, text_config
+from memos_core.model.blending import blend
 from memos_core.model.fingerprint import Fingerprint, Fingerprinted
+from memos_core.model.form import Form
 from memos_core.model.generation import Read
 from memos_core.model.kv_cache import KVCache, prefill
-from memos_core.model.layout import Layout, Prompt
+from memos_core.model.layout import Layout, Message, Prompt, Tool
 from memos_core.model.memory import Memory
 from memos_core.model.prefix import Prefix
 from memos_core.model.quantization import Quantization, pack, unpack
@@ -26,15 +28,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _log = logging.getLogger("memos_core")
-Message: TypeAlias = Mapping[str, str]
 Memories: TypeAlias = Memory | MemCube | UUID | str | Iterable[MemCube | UUID | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a prompt begins with before its memories: the system text and the tools."""
+
+    system: str | None = None
+    tools: Sequence[Tool] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """A prompt, and the cache of its beginning.
 
-    Of the tokens in the cache, ``computed`` had to be prefilled for it now.
+    Of the tokens in the cache, ``computed`` had to be prefilled for it now; ``approximate`` is
+    whether the cache was composed approximately.
     """
 
     prompt: Prompt
@@ -43,6 +53,7 @@ class Task:
     members: tuple[MemCube, ...]
     recalled: tuple[Hit, ...]
     computed: int = 0
+    approximate: bool = False
 
     @property
     def tokens_in_cache(self) -> int:
@@ -58,6 +69,7 @@ class Task:
                 version=cube.version,
                 kind=Kind.ACTIVATION if place < held else Kind.PLAINTEXT,
                 tokens=len(run),
+                approximate=self.approximate and place < held,
             )
             for place, (cube, run) in enumerate(
                 zip(self.members, self.prompt.memories, strict=True)
@@ -87,14 +99,20 @@ class PromptReader:
     kinds: frozenset[Kind]
 
     def task(
-        self, messages: Sequence[Message], memory: Memories | None, *, recall: int, new: int
+        self,
+        messages: Sequence[Message],
+        memory: Memories | None,
+        *,
+        recall: int,
+        new: int,
+        tools: Sequence[Tool] | None = None,
     ) -> Task:
         """Return the prompt of messages, to which ``new`` tokens will be added."""
         fingerprint = self.fingerprinted.now()
         tenant, members, hits = "", list[MemCube](), list[Hit]()
         remembered = list[Remembered]()
         if memory is not None:
-            view, remembered = self.remembered(memory, _system(messages))
+            view, remembered = self.remembered(memory, Opening(_system(messages), tools))
             tenant = view.namespace.tenant
             members = members_of(remembered)
             if isinstance(memory, Memory) and recall:
@@ -103,9 +121,12 @@ class PromptReader:
             messages,
             memories=[member.text for member in members],
             recall=[hit.text for hit in hits],
+            tools=tools,
         )
         self._check_fits(prompt, new)
-        prefix = Prefix.of(tenant, fingerprint.key, [prompt.head, *prompt.memories])
+        form = form_of(remembered)
+        runs = [prompt.head, *prompt.memories]
+        prefix = Prefix.of(tenant, form.root(fingerprint.key), runs)
         self._check_served(remembered, fingerprint, prefix)
         stable = stable_length(text_config(self.model))
         found, computed = Found(None, 0), 0
@@ -122,14 +143,13 @@ class PromptReader:
             members=tuple(members),
             recalled=tuple(hits),
             computed=computed,
+            approximate=form.recompute is not None,
         )
 
-    def remembered(
-        self, memory: Memories, system: str | None = None
-    ) -> tuple[Memory, list[Remembered]]:
+    def remembered(self, memory: Memories, opening: Opening) -> tuple[Memory, list[Remembered]]:
         """Return a view, and the memories in it that are meant, as they stand now."""
         if isinstance(memory, Memory):
-            return memory, self._bound(memory, system)
+            return memory, self._bound(memory, opening)
         if self.memos is None:
             raise InvalidInput("the model has no memory: pass memos= a view, or memory= one")
         alone = isinstance(memory, MemCube | UUID | str)
@@ -137,15 +157,20 @@ class PromptReader:
         ids = [cube.id if isinstance(cube, MemCube) else cube for cube in given]
         return self.memos, self.memos.remembered(ids)
 
-    def prefix(self, view: Memory, members: Iterable[MemCube], system: str | None) -> Prefix:
-        """Return the beginning of the prompts that show memories after a system text."""
+    def prefix(
+        self,
+        view: Memory,
+        members: Iterable[MemCube],
+        opening: Opening,
+        form: Form = Form(),  # noqa: B008 it is immutable
+    ) -> Prefix:
+        """Return the beginning of the prompts that show memories after an opening."""
+        head = self.layout.head(opening.system, tools=opening.tools)
         runs = [self.layout.memory(member.text) for member in members]
-        key = self.fingerprinted.now().key
-        return Prefix.of(view.namespace.tenant, key, [self.layout.head(system), *runs])
+        root = form.root(self.fingerprinted.now().key)
+        return Prefix.of(view.namespace.tenant, root, [head, *runs])
 
-    def in_order(
-        self, view: Memory, members: Sequence[MemCube], system: str | None
-    ) -> list[MemCube]:
+    def in_order(self, view: Memory, members: Sequence[MemCube], opening: Opening) -> list[MemCube]:
         """Return memories such that as many as can be continue what is cached; then the oldest."""
         left = sorted(members, key=lambda cube: (cube.created_at, cube.id))
         known = {
@@ -160,7 +185,7 @@ class PromptReader:
                 (
                     cube
                     for cube in left
-                    if self.prefix(view, [*ordered, cube], system).keys[-1] in known
+                    if self.prefix(view, [*ordered, cube], opening).keys[-1] in known
                 ),
                 None,
             )
@@ -169,13 +194,33 @@ class PromptReader:
             ordered.append(following)
             left.remove(following)
 
-    def computed(self, prefix: Prefix) -> KVCache:
-        """Return the cache of a prefix, of which only what is not known is computed."""
+    def made(self, prefix: Prefix, form: Form) -> KVCache:
+        """Return the cache of a prefix in a form; of what is known nothing is computed again."""
         found = self.residency.longest(prefix)
-        rest = [token for run in prefix.runs[found.runs :] for token in run]
-        if found.cache is not None and not rest:
+        if found.cache is not None and found.runs == len(prefix.runs):
             return found.cache
-        return prefill(self.model, rest, found.cache)
+        if form.exact:
+            rest = [token for run in prefix.runs[found.runs :] for token in run]
+            return prefill(self.model, rest, found.cache)
+        exact = Prefix.of(prefix.tenant, self.fingerprinted.now().key, prefix.runs)
+        if form.recompute is None:
+            cache = self.made(exact, Form())
+        else:
+            cache = self._blended(exact, form.recompute)
+        if form.quantization is Quantization.NONE:
+            return cache
+        how = form.quantization
+        return unpack(pack(cache, how), how, self.model.dtype)
+
+    def _blended(self, exact: Prefix, recompute: float) -> KVCache:
+        """Return the cache of a prefix, composed of those that each memory has after the head."""
+        key, head = self.fingerprinted.now().key, exact.runs[0]
+        segments = [
+            (run, self.made(Prefix.of(exact.tenant, key, [head, run]), Form()).part(len(head)))
+            for run in exact.runs[1:]
+        ]
+        start = self.made(exact.first(1), Form())
+        return blend(self.model, start, head, segments, recompute=recompute)
 
     def check_room(self, tokens: int, room: int) -> None:
         """Refuse memories that leave less than ``room`` tokens of the context window.
@@ -190,11 +235,11 @@ class PromptReader:
                 f"not fit the model's {window}: encode fewer, or leave less room="
             )
 
-    def _bound(self, view: Memory, system: str | None) -> list[Remembered]:
-        """Return the largest KV cache of a view that is of this model and system text."""
+    def _bound(self, view: Memory, opening: Opening) -> list[Remembered]:
+        """Return the largest exact KV cache of a view that is of this model and opening."""
         if Kind.ACTIVATION not in self.kinds:
             return []
-        head = self.prefix(view, [], system).keys
+        head = self.prefix(view, [], opening).keys
         sizes = {
             one.cube.id: sum(one.cache.tokens)
             for one in view.caches(self.fingerprinted.now().key)
@@ -203,25 +248,22 @@ class PromptReader:
         return view.remembered([max(sizes, key=lambda cube: sizes[cube])]) if sizes else []
 
     def _found(self, prefix: Prefix, remembered: Sequence[Remembered]) -> tuple[Found, int]:
-        """Return what is cached of a prefix.
+        """Return what is cached of a prefix, and how many tokens were computed for that now.
 
         What a KV cache stands for and is not here any more, or was made on another machine, is
-        computed anew: that is what it was found to be equal to.
+        made anew in its form, and kept.
         """
-        found = self.residency.longest(prefix)
-        wanted = max((len(one.cache.keys) for one in remembered[:1] if one.cache), default=0)
+        found, form = self.residency.longest(prefix), form_of(remembered)
+        record = remembered[0].cache
+        wanted = len(record.keys) if record else 0
         if found.runs >= wanted:
             return found, 0
         known = found.cache.tokens if found.cache else 0
         missing = prefix.first(wanted)
-        cache = self.computed(missing)
-        record = remembered[0].cache
-        how = Quantization(str(record.report["quantization"] if record else Quantization.NONE))
-        if how is not Quantization.NONE:
-            cache = unpack(pack(cache, how), how, self.model.dtype)
+        cache = self.made(missing, form)
         self.residency.put(missing, cache)
         try:
-            self.residency.store(missing, cache, how)
+            self.residency.store(missing, cache, form.quantization)
         except CacheNotWritten as error:
             _log.warning("%s; it stays in memory", error)
         return Found(cache, wanted), cache.tokens - known
@@ -237,8 +279,8 @@ class PromptReader:
                 raise CacheMismatch(f"the KV cache {one.cube.id} is not this model's: {why}")
             if one.cache.keys[0] != prefix.keys[0]:
                 raise CacheMismatch(
-                    f"the KV cache {one.cube.id} was encoded for another system text: encode its "
-                    "memories with system= that of these messages"
+                    f"the KV cache {one.cube.id} was encoded for another system text or other "
+                    "tools: encode its memories with system= and tools= as in these messages"
                 )
 
     def _check_fits(self, prompt: Prompt, new: int) -> None:
@@ -248,6 +290,12 @@ class PromptReader:
                 f"{len(prompt.prefix)} tokens of memory, {len(prompt.rest)} of messages and {new} "
                 f"of answer do not fit the model's {window}"
             )
+
+
+def form_of(remembered: Sequence[Remembered]) -> Form:
+    """Return the form of what is read: that of the first memory, where it is a KV cache."""
+    record = remembered[0].cache if remembered else None
+    return Form.of(record.report) if record else Form()
 
 
 def members_of(remembered: Iterable[Remembered]) -> list[MemCube]:

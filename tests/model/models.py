@@ -45,6 +45,7 @@ You are a helpful assistant.<|im_end|>
 {{ message.content }}<|im_end|>
 {% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
+SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 TEMPLATES = {"chatml": CHATML, "gemma": GEMMA, "dated": DATED, "defaulted": DEFAULTED}
 SHAPE: dict[str, Any] = {
     "vocab_size": 512,
@@ -150,7 +151,7 @@ def tokenizer_with(template: str | None = "chatml") -> PreTrainedTokenizerFast:
     """Return a byte-level BPE tokenizer with one of ``TEMPLATES``, or none."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(_trained()),
-        pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        **SPECIAL,
     )
     tokenizer.chat_template = TEMPLATES[template] if template else None
     return tokenizer
