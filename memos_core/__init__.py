@@ -1,6 +1,7 @@
 """MemOS: memory for language-model applications as a managed resource."""
 
 from memos_core.aio import AsyncMemOS, AsyncPipeline, AsyncView
+from memos_core.cached import CacheRecord, Remembered
 from memos_core.channel import Matching, Publication, Subscription, SyncReport
 from memos_core.cube import Governance, Kind, MemCube, Provenance, State, Usage
 from memos_core.diff import Diff
@@ -10,7 +11,12 @@ from memos_core.errors import (
     ArchiveInvalid,
     ArchiveNotRead,
     ArchiveNotWritten,
+    CacheCorrupt,
+    CacheMismatch,
+    CacheNotWritten,
+    CacheRefused,
     Closed,
+    ContextTooLong,
     CubeExists,
     CubeFrozen,
     CubeNotFound,
@@ -25,6 +31,8 @@ from memos_core.errors import (
     LimitExceeded,
     MemOSError,
     MigrationError,
+    ModelError,
+    ModelUnsupported,
     NotPermitted,
     PipelineFailed,
     PoolExhausted,
@@ -62,9 +70,15 @@ __all__ = [
     "AsyncMemOS",
     "AsyncPipeline",
     "AsyncView",
+    "CacheCorrupt",
+    "CacheMismatch",
+    "CacheNotWritten",
+    "CacheRecord",
+    "CacheRefused",
     "Caller",
     "ChatFn",
     "Closed",
+    "ContextTooLong",
     "CubeExists",
     "CubeFrozen",
     "CubeNotFound",
@@ -95,6 +109,8 @@ __all__ = [
     "MemOSError",
     "Message",
     "MigrationError",
+    "ModelError",
+    "ModelUnsupported",
     "Namespace",
     "NotPermitted",
     "Pipeline",
@@ -105,6 +121,7 @@ __all__ = [
     "QueryEmbedder",
     "Recall",
     "Relation",
+    "Remembered",
     "Retention",
     "Right",
     "Rules",

@@ -96,6 +96,7 @@ class MemoryModel:
             dtype=model.dtype,
             budgets=budgets or Budgets(),
         )
+        self._watch = Watch(self._residency)
         self._reader = PromptReader(
             model=model,
             layout=self.layout,
@@ -103,9 +104,9 @@ class MemoryModel:
             residency=self._residency,
             memos=memos,
             kinds=self._kinds,
+            hear=self._watch.hear,
         )
         self._answerer = Answerer(model=model, tokenizer=tokenizer, layout=self.layout)
-        self._watch = Watch(self._residency)
 
     @classmethod
     def from_pretrained(

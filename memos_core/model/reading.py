@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from uuid import UUID
@@ -97,6 +97,7 @@ class PromptReader:
     residency: Residency
     memos: Memory | None
     kinds: frozenset[Kind]
+    hear: Callable[[Memory], None]  # of memories that end, where their caches are held
 
     def task(
         self,
@@ -115,6 +116,8 @@ class PromptReader:
             view, remembered = self.remembered(memory, Opening(_system(messages), tools))
             tenant = view.namespace.tenant
             members = members_of(remembered)
+            if Kind.ACTIVATION in self.kinds:
+                self.hear(view)
             if isinstance(memory, Memory) and recall:
                 hits = _recalled(memory, messages, recall, {member.id for member in members})
         prompt = self.layout.prompt(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import suppress
 
 from memos_core.errors import Closed, MemOSError
@@ -11,7 +12,8 @@ from memos_core.model.memory import Memory
 from memos_core.model.residency import Residency
 
 _log = logging.getLogger("memos_core")
-_WAIT_SECONDS = 1.0  # between two looks at whether it was closed
+_WAIT_SECONDS = 0.2  # between two looks at whether it was closed
+_LOOK_SECONDS = 30.0  # for what was loaded while it ended, and heard of before it was there
 _AGAIN_SECONDS = 5.0  # after the connection was lost
 
 
@@ -49,10 +51,11 @@ class Watch:
         while not self._closed.is_set():
             try:
                 with view.cache_news() as news:
-                    self._collect()  # of what was not heard while nobody listened
+                    looked = -_LOOK_SECONDS  # nobody listened before
                     while not self._closed.is_set():
-                        if news.wait(_WAIT_SECONDS):
+                        if news.wait(_WAIT_SECONDS) or time.monotonic() - looked > _LOOK_SECONDS:
                             self._collect()
+                            looked = time.monotonic()
             except Closed:
                 return
             except MemOSError as error:

@@ -94,6 +94,7 @@ STATEFUL: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3Next",
         {
             "head_dim": 16,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
             "num_experts": 4,
             "num_experts_per_tok": 2,
             "moe_intermediate_size": 32,
