@@ -11,8 +11,7 @@ import json
 import logging
 import re
 import secrets
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
@@ -20,23 +19,28 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, cast
 
 from jinja2.exceptions import TemplateError
-from tokenizers import AddedToken, Tokenizer
-from transformers.utils import chat_template_utils
 
 from memos_core.errors import InvalidInput
+from memos_core.model.tokens import Tokens
+from memos_core.model.turns import (
+    Message,
+    Tool,
+    checked_line,
+    checked_messages,
+    lines_of,
+    schemas_of,
+    system_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _log = logging.getLogger("memos_core")
 
-Message = Mapping[str, Any]
-Tool = Mapping[str, Any] | Callable[..., Any]
 FORMAT = 1  # of the layout: raise it where the same input would give other ids
 HEADING = "# Memory: what was said or learned before"
 RECALL_HEADING = "# Recalled for this message"
 CLOSING = "# End of memory"  # a line of its own: templates trim what a message ends with
-ROLES = ("system", "user", "assistant", "tool")
 SYSTEMS = 256  # system texts whose place in the template is remembered
 # Llama 3.1's own date where it is told none. A constant, so that prompts begin alike every day.
 DAY = date(2024, 7, 26)
@@ -44,7 +48,6 @@ PLAIN = """{% for message in messages %}{% if message.role == 'system' %}{{ mess
 
 {% else %}{{ message.role | capitalize }}: {{ message.content }}
 {% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
-_BRACKETED = re.compile(r"<.+>|\[.+\]", re.DOTALL)
 _DIRECTIVES = "aAbBcdfGHIjmMpSuUVwWxXyYzZ%"  # of strftime
 
 
@@ -114,8 +117,8 @@ class Layout:
         day: date = DAY,
     ) -> None:
         self._tokenizer = tokenizer
-        self._heading = _checked(heading, "heading").rstrip()
-        self._recall_heading = _checked(recall_heading, "recall_heading").rstrip()
+        self._heading = checked_line(heading, "heading").rstrip()
+        self._recall_heading = checked_line(recall_heading, "recall_heading").rstrip()
         self._options = dict(template_options or {})
         self._day = day
         mark = secrets.token_hex(8)  # nobody who writes a memory knows it
@@ -125,7 +128,7 @@ class Layout:
             _log.warning("the tokenizer has no chat template: turns are written as lines of text")
         # As they are now; the second is for tools.
         self._sources = [_source(tokenizer, template, tools=tools) for tools in (False, True)]
-        self._tokens = _Tokens(tokenizer, "".join(self._sources))
+        self._tokens = Tokens(tokenizer, "".join(self._sources))
         self._places = lru_cache(SYSTEMS)(self._found)
         self._starts = lru_cache(SYSTEMS)(self._start)
         self._folds = lru_cache(SYSTEMS)(self._folding)
@@ -148,17 +151,17 @@ class Layout:
         Raises:
             InvalidInput: messages or texts that cannot be used, or that the template refuses.
         """
-        turns = _checked_messages(messages, continue_final=continue_final)
-        lines = _lines(memories, "memory")
-        schemas = _schemas(tools)
+        turns = checked_messages(messages, continue_final=continue_final)
+        lines = lines_of(memories, "memory")
+        schemas = schemas_of(tools)
         shown = self._arranged(turns, self._here if lines else "", recall, schemas)
         text = self._rendered(shown, schemas, continue_final=continue_final)
         if not lines:
             ids = self._ids(text)
-            start = self._starts(_system(turns), schemas)
+            start = self._starts(system_of(turns), schemas)
             kept = _common(start, ids)
             return Prompt(head=ids[:kept], memories=(), rest=ids[kept:])
-        place = self._places(_system(turns), schemas)
+        place = self._places(system_of(turns), schemas)
         before, found, after = text.partition(self._here)
         if not found or before != place.before:
             raise InvalidInput(
@@ -179,11 +182,11 @@ class Layout:
         Raises:
             InvalidInput: the chat template has no place for memory that is the same in each turn.
         """
-        return self._places(system, _schemas(tools)).head
+        return self._places(system, schemas_of(tools)).head
 
     def memory(self, text: str) -> tuple[int, ...]:
         """Return the run of one memory: a line, whatever stands before and after it."""
-        return self._run(*_lines([text], "memory"))
+        return self._run(*lines_of([text], "memory"))
 
     def turn(self, text: str, recall: Sequence[str]) -> str:
         """Return the text of a user turn with what was recalled for it, as ``prompt`` shows it.
@@ -191,7 +194,7 @@ class Layout:
         Keep it as the turn's content, and the next prompt continues this one token by token; else
         the next prompt differs from where the recalled memories stood.
         """
-        lines = "".join(_lines(recall, "recalled memory"))
+        lines = "".join(lines_of(recall, "recalled memory"))
         return f"{self._recall_heading}\n{lines}\n{text}" if lines else text
 
     def messages(
@@ -206,9 +209,9 @@ class Layout:
 
         Their stable part comes first, so that a server's prefix cache finds it again.
         """
-        turns = _checked_messages(messages)
-        lines = "".join(_lines(memories, "memory"))
-        return self._arranged(turns, lines, recall, _schemas(tools))
+        turns = checked_messages(messages)
+        lines = "".join(lines_of(memories, "memory"))
+        return self._arranged(turns, lines, recall, schemas_of(tools))
 
     # ---------------------------------------------------------------- what is said where
 
@@ -223,14 +226,14 @@ class Layout:
                 raise InvalidInput("memories are recalled for a user's message: there is none")
             last = shown[users[-1]]
             last["content"] = self.turn(last["content"], recall)
-        system = _system(turns)
+        system = system_of(turns)
         folded = self._folds(tools)
         if not lines and not (folded and system is not None):
             return shown
         if lines and not folded:
             system = self._places(system, tools).system
         said = _paragraphs(system, self._block(lines) if lines else None)
-        rest = shown[1:] if _system(turns) is not None else shown
+        rest = shown[1:] if system_of(turns) is not None else shown
         if not folded:
             return [{"role": "system", "content": said}, *rest]
         first = next((turn for turn in rest if turn["role"] == "user"), None)
@@ -371,63 +374,6 @@ class Layout:
         return hashlib.sha256(json.dumps(shaping, sort_keys=True, default=str).encode()).hexdigest()
 
 
-class _Tokens:
-    """A tokenizer of one's own: whether control tokens are seen is a state of a tokenizer.
-
-    ``special`` finds the special tokens in a text, ``control`` all that are not plain text.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
-        self._tokenizer = cast("Any", tokenizer)
-        self._lock = threading.Lock()
-        backend = cast("Tokenizer | None", getattr(tokenizer, "backend_tokenizer", None))
-        self._backend = Tokenizer.from_str(backend.to_str()) if backend else None
-        if self._backend:  # states of the last call
-            self._backend.no_truncation()
-            self._backend.no_padding()
-        added = cast("Mapping[int, AddedToken]", self._tokenizer.added_tokens_decoder)
-        vocabulary = self._backend.to_str() if self._backend else _vocabulary(tokenizer)
-        self.shape = hashlib.sha256(vocabulary.encode()).hexdigest()
-        special = {token.content for token in added.values() if token.special}
-        # Words that were added to a vocabulary are no control tokens, and lines of spaces neither.
-        control = special | {
-            token.content
-            for token in added.values()
-            if _BRACKETED.fullmatch(token.content) or token.content in template
-        }
-        self.special, self.control = _any_of(special), _any_of(control)
-        self._control_ids = {
-            number for number, token in added.items() if self.control.fullmatch(token.content)
-        }
-        self._line_break = self._encoded("\n", plain=True)
-
-    def of(self, text: str, *, plain: bool, inside: bool) -> list[int]:
-        """Return the ids of a text without any that the tokenizer puts around it."""
-        if not inside:
-            return self._encoded(text, plain=plain)
-        # After a line break, where no tokenizer puts the space with which some begin a text.
-        ids = self._encoded(f"\n{text}", plain=plain)
-        size = len(self._line_break)
-        ids = ids[size:] if ids[:size] == self._line_break else self._encoded(text, plain=plain)
-        if plain and self._control_ids.intersection(ids) and (found := self.control.search(text)):
-            # Not marked as special, or a word of the vocabulary too: it has to be taken apart.
-            parts = (text[: found.start() + 1], text[found.start() + 1 :])
-            return [one for part in parts for one in self.of(part, plain=True, inside=True)]
-        return ids
-
-    def _encoded(self, text: str, *, plain: bool) -> list[int]:
-        with self._lock:
-            if self._backend is None:
-                return cast(
-                    "list[int]",
-                    self._tokenizer.encode(
-                        text, add_special_tokens=False, split_special_tokens=plain
-                    ),
-                )
-            self._backend.encode_special_tokens = plain
-            return self._backend.encode(text, add_special_tokens=False).ids
-
-
 def _turns(*texts: str) -> list[dict[str, str]]:
     return [
         {"role": "assistant" if place % 2 else "user", "content": text}
@@ -444,88 +390,6 @@ _PROBES = (
 )
 
 
-def _checked(value: object, what: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise InvalidInput(f"a {what} must be a text that is not blank, not {value!r}")
-    return _decoded(value, f"a {what}")
-
-
-def _decoded(text: str, what: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput(
-            f"{what} holds a lone surrogate at character {error.start}: decode the text properly"
-        ) from error
-    return text
-
-
-def _lines(texts: object, what: str) -> list[str]:
-    """Return memories as lines; further lines of one are indented, so that none begins another."""
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
-        raise InvalidInput(f"a {what} is one of a list of texts, not {texts!r}")
-    lines: list[str] = []
-    for text in cast("Iterable[object]", texts):
-        parts = _checked(text, what).strip().splitlines()
-        lines.append("- " + "\n".join(f"  {part}".rstrip() for part in parts)[2:] + "\n")
-    return lines
-
-
-def _checked_messages(messages: object, *, continue_final: bool = False) -> list[dict[str, Any]]:
-    if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable):
-        raise InvalidInput('messages are a list of {"role": …, "content": …}')
-    turns = [
-        _checked_message(message, place)
-        for place, message in enumerate(cast("Iterable[object]", messages))
-    ]
-    if not turns:
-        raise InvalidInput("there are no messages: pass at least one")
-    last = turns[-1]
-    if continue_final and (last["role"] != "assistant" or "content" not in last):
-        raise InvalidInput("only an answer can be continued: let the last message be one")
-    return turns
-
-
-def _checked_message(message: object, place: int) -> dict[str, Any]:
-    if not isinstance(message, Mapping):
-        raise InvalidInput(f'message {place} is no {{"role": …, "content": …}}: {message!r}')
-    turn = dict(cast("Mapping[str, Any]", message))
-    if turn.get("role") not in ROLES:
-        known = ", ".join(ROLES)
-        raise InvalidInput(f"message {place} has the role {turn.get('role')!r}; known: {known}")
-    content = turn.pop("content", None)
-    if content is None and turn["role"] == "assistant" and turn.get("tool_calls"):
-        return turn
-    if isinstance(content, list | tuple):
-        content = _joined(cast("Sequence[object]", content), place)
-    if not isinstance(content, str):
-        raise InvalidInput(f"message {place} has no text: its content is {content!r}")
-    return {**turn, "content": _decoded(content, f"message {place}")}
-
-
-def _joined(parts: Sequence[object], place: int) -> str:
-    texts: list[str] = []
-    for part in parts:
-        given = cast("Mapping[str, object]", part) if isinstance(part, Mapping) else {"text": part}
-        text = given.get("text")
-        if given.get("type", "text") != "text" or not isinstance(text, str):
-            raise InvalidInput(f"message {place} has a part that is no text: {part!r}")
-        texts.append(text)
-    return "\n".join(texts)
-
-
-def _system(turns: Sequence[Message]) -> str | None:
-    return turns[0]["content"] if turns[0]["role"] == "system" else None
-
-
-def _schemas(tools: Sequence[Tool] | None) -> str | None:
-    """Return tools as JSON, which can be a key."""
-    if tools is None:
-        return None
-    schema = cast("Any", chat_template_utils).get_json_schema
-    return json.dumps([tool if isinstance(tool, Mapping) else schema(tool) for tool in tools])
-
-
 def _source(tokenizer: PreTrainedTokenizerBase, template: str | None, *, tools: bool) -> str:
     """Return the text of the template that is used with or without tools."""
     try:
@@ -534,12 +398,6 @@ def _source(tokenizer: PreTrainedTokenizerBase, template: str | None, *, tools: 
         )
     except ValueError as error:
         raise InvalidInput(f"pass Layout a template=: {error}") from error
-
-
-def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
-    known = cast("Any", tokenizer)
-    words, added = known.get_vocab(), known.added_tokens_decoder
-    return json.dumps([type(tokenizer).__name__, words, added], sort_keys=True, default=repr)
 
 
 def _own_start(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -559,11 +417,6 @@ def _fixed(day: date) -> str:
 
 def _paragraphs(*texts: str | None) -> str:
     return "\n\n".join(text for text in texts if text)
-
-
-def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    longest_first = sorted((token for token in tokens if token.strip()), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -30,7 +30,7 @@ from memos_core.model.generation import (
     checked_options,
 )
 from memos_core.model.kv_cache import KVCache
-from memos_core.model.layout import Layout, Message, Tool
+from memos_core.model.layout import Layout
 from memos_core.model.memory import Memory
 from memos_core.model.prefix import Prefix
 from memos_core.model.quantization import Quantization
@@ -42,6 +42,7 @@ from memos_core.model.reading import (
     members_of,
 )
 from memos_core.model.residency import Budgets, Found, Residency, ResidencyStats
+from memos_core.model.turns import Message, Tool
 from memos_core.model.verification import Verification, verify
 from memos_core.model.watch import Watch
 

@@ -18,11 +18,12 @@ from memos_core.model.fingerprint import Fingerprint, Fingerprinted
 from memos_core.model.form import Form
 from memos_core.model.generation import Read
 from memos_core.model.kv_cache import KVCache, prefill
-from memos_core.model.layout import Layout, Message, Prompt, Tool
+from memos_core.model.layout import Layout, Prompt
 from memos_core.model.memory import Memory
 from memos_core.model.prefix import Prefix
 from memos_core.model.quantization import Quantization, pack, unpack
 from memos_core.model.residency import Found, Residency
+from memos_core.model.turns import Message, Tool, checked_messages, system_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -109,19 +110,19 @@ class PromptReader:
         tools: Sequence[Tool] | None = None,
     ) -> Task:
         """Return the prompt of messages, to which ``new`` tokens will be added."""
-        fingerprint = self.fingerprinted.now()
+        fingerprint, turns = self.fingerprinted.now(), checked_messages(messages)
         tenant, members, hits = "", list[MemCube](), list[Hit]()
         remembered = list[Remembered]()
         if memory is not None:
-            view, remembered = self.remembered(memory, Opening(_system(messages), tools))
+            view, remembered = self.remembered(memory, Opening(system_of(turns), tools))
             tenant = view.namespace.tenant
             members = members_of(remembered)
             if Kind.ACTIVATION in self.kinds:
                 self.hear(view)
             if isinstance(memory, Memory) and recall:
-                hits = _recalled(memory, messages, recall, {member.id for member in members})
+                hits = _recalled(memory, turns, recall, {member.id for member in members})
         prompt = self.layout.prompt(
-            messages,
+            turns,
             memories=[member.text for member in members],
             recall=[hit.text for hit in hits],
             tools=tools,
@@ -306,21 +307,12 @@ def members_of(remembered: Iterable[Remembered]) -> list[MemCube]:
     return list({cube.id: cube for one in remembered for cube in one.members}.values())
 
 
-def _recalled(
-    view: Memory, messages: Sequence[Message], recall: int, known: set[UUID]
-) -> list[Hit]:
+def _recalled(view: Memory, turns: Sequence[Message], recall: int, known: set[UUID]) -> list[Hit]:
     """Return what a search for the user's last message finds beside what is known."""
-    said = [message.get("content") for message in messages if message.get("role") == "user"]
-    if not said or not said[-1]:
+    said = [turn["content"] for turn in turns if turn["role"] == "user"]
+    if not said or not said[-1].strip():
         raise InvalidInput(
             "a view is searched for what the user said last: there is no such message"
         )
     found = view.search(said[-1], k=recall + len(known))
     return [hit for hit in found if hit.cube.id not in known][:recall]
-
-
-def _system(messages: Sequence[Message]) -> str | None:
-    """Return the system text that messages begin with."""
-    if messages and messages[0].get("role") == "system":
-        return messages[0].get("content")
-    return None
