@@ -270,8 +270,14 @@ def _memory(query: Query) -> LiteralString:
 
 
 def _live(query: Query) -> LiteralString:
-    """Return the condition of rows that are looked at: what may not be read has no say in ranks."""
-    return _LIVE + (MAY_READ_INSIDE + _AND + STANDS + _AND if query.governed else "")
+    """Return the condition of rows that are looked at: what may not be read has no say in ranks.
+
+    By vector alone there are none but those that answer, of which the filters ask whether they
+    stand.
+    """
+    if not query.governed:
+        return _LIVE
+    return _LIVE + MAY_READ_INSIDE + _AND + ("" if query.terms is None else STANDS + _AND)
 
 
 def _ranked(query: Query, terms: Terms, passes: LiteralString) -> LiteralString:
