@@ -1,4 +1,4 @@
-"""The retrieval benchmark reads LoCoMo and counts as it says; the others are run by hand."""
+"""Benchmarks that read or compute something do so as they say; the others are run by hand."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import kv
 from benchmarks.retrieval import Scores, conversations, measure
 from tests.support import WordEmbedder, let_others_enter
 
@@ -61,3 +62,13 @@ def test_measures_every_system_on_every_group(path: Path) -> None:
     assert result["MemOS"]["all"]["questions"] == 2
     assert result["MemOS"]["single hop"]["R@1"] == 100
     assert result["BM25"]["multi hop"]["R@5"] == 100
+
+
+def test_kv_caches_are_measured(database: str, tmp_path: Path) -> None:
+    result = kv.run(database, tmp_path, shape="small", prefixes=[128], rounds=1)
+    (line,) = result["prefixes"]
+    assert line["memories"] > 0
+    assert line["times"]["memory"] > 0
+    assert line["verified"]["max_difference"] <= 3 * line["verified"]["floor"]
+    assert [row["storage"] for row in result["quantised"]] == ["none", "int8", "int4"]
+    assert "| memory / floor |" in kv.table(result)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from memos_core import View
 from memos_core.demo.frameworks import QuotingChatModel, QuotingLLM
+from memos_core.model import MemoryModel
+from tests.model.models import model_of, tokenizer_with
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,6 +28,23 @@ SNIPPETS = snippets("README.md")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+@pytest.fixture
+def small_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A small model in the place of the one that would be downloaded."""
+    made: list[MemoryModel] = []
+
+    def loaded(_: str, memos: View, **options: Any) -> MemoryModel:
+        options["folder"] = tmp_path
+        made.append(MemoryModel(model_of("qwen2"), tokenizer_with(), memos, **options))
+        return made[-1]
+
+    monkeypatch.setattr(MemoryModel, "from_pretrained", loaded)
+    yield
+    for model in made:
+        model.close()
+
+
+@pytest.mark.usefixtures("small_model")
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_readme_snippet_runs(number: int, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMOS_DATABASE", database)
@@ -38,6 +60,15 @@ def test_governed_memory_runs_from_top_to_bottom(
     names: dict[str, object] = {}
     for number, snippet in enumerate(snippets("docs/governed-memory.md")):
         exec(compile(snippet, f"governed-memory.md snippet {number}", "exec"), names)  # noqa: S102
+
+
+@pytest.mark.usefixtures("small_model")
+def test_kv_caches_runs_from_top_to_bottom(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMOS_DATABASE", database)
+    names: dict[str, Any] = {}
+    for number, snippet in enumerate(snippets("docs/kv-caches.md")):
+        exec(compile(snippet, f"kv-caches.md snippet {number}", "exec"), names)  # noqa: S102
+    assert names["answer"].cached_tokens > 0
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
