@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from memos_core.errors import CacheNotWritten
 
-FORMAT = "1"  # of the files; another is not read
+FORMAT = "1"  # of the files; another has folders of its own, and is not read
 _SUFFIX = ".safetensors"
 _PARTIAL = ".partial"
 _HEADER_BYTES = 100_000_000  # safetensors reads no longer header
@@ -46,7 +45,7 @@ class TensorFiles:
     """The files of one tenant in a folder, which several processes may share."""
 
     def __init__(self, folder: Path, tenant: str) -> None:
-        self.folder = folder / hashlib.sha256(tenant.encode()).hexdigest()[:32]
+        self.folder = folder / f"{FORMAT}-{hashlib.sha256(tenant.encode()).hexdigest()[:32]}"
 
     def along(self, keys: Sequence[str]) -> list[tuple[RunFile, int]]:
         """Return the files of the longest stored beginning, each with how many of its keys."""
@@ -118,10 +117,6 @@ class TensorFiles:
             if file is None or not live >= set(file.keys):
                 freed += _remove(path)
         return freed
-
-    def clear(self) -> None:
-        """Remove all."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _folder(self, key: str) -> Path:
         return self.folder / key[:2]

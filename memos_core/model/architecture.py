@@ -34,6 +34,8 @@ def check_keeps_keys(model: PreTrainedModel) -> None:
         raise ModelUnsupported(f"{name} has an encoder: only causal language models have a prefix")
     if not cast("Any", model)._supports_default_dynamic_cache():  # noqa: SLF001
         raise ModelUnsupported(_why(name, "its state is not kept in transformers' DynamicCache"))
+    if len({parameter.device for parameter in model.parameters()}) > 1:
+        raise ModelUnsupported(_why(name, "its layers lie on several devices"))
     # By their exact class: hybrids are subclasses that keep a recurrent state beside.
     others = sorted(
         {

@@ -30,7 +30,7 @@ class Prefix:
         keys: list[str] = []
         before = f"{fingerprint} {tenant}"
         for run in kept:
-            before = hashlib.sha256(before.encode() + np.asarray(run, "<i8").tobytes()).hexdigest()
+            before = key_after(before, run)
             keys.append(before)
         return cls(tenant=tenant, runs=kept, keys=tuple(keys))
 
@@ -47,3 +47,8 @@ class Prefix:
     def ends(self) -> list[int]:
         """After how many tokens each run ends."""
         return list(accumulate(map(len, self.runs)))
+
+
+def key_after(before: str, run: Sequence[int]) -> str:
+    """Return the key of a run that follows the one with the key ``before``."""
+    return hashlib.sha256(before.encode() + np.asarray(run, "<i8").tobytes()).hexdigest()

@@ -20,7 +20,7 @@ from memos_core.model.generation import Read
 from memos_core.model.kv_cache import KVCache, prefill
 from memos_core.model.layout import Layout, Prompt
 from memos_core.model.memory import Memory
-from memos_core.model.prefix import Prefix
+from memos_core.model.prefix import Prefix, key_after
 from memos_core.model.quantization import Quantization, pack, unpack
 from memos_core.model.residency import Found, Residency
 from memos_core.model.turns import Message, Tool, checked_messages, system_of
@@ -176,27 +176,27 @@ class PromptReader:
 
     def in_order(self, view: Memory, members: Sequence[MemCube], opening: Opening) -> list[MemCube]:
         """Return memories such that as many as can be continue what is cached; then the oldest."""
-        left = sorted(members, key=lambda cube: (cube.created_at, cube.id))
         known = {
             key
             for one in view.caches(self.fingerprinted.now().key)
             if one.cache
             for key in one.cache.keys
         }
+        left = {
+            cube.id: (cube, self.layout.memory(cube.text))
+            for cube in sorted(members, key=lambda cube: (cube.created_at, cube.id))
+        }
         ordered: list[MemCube] = []
+        last = self.prefix(view, [], opening).keys[-1]
         while True:
-            following = next(
-                (
-                    cube
-                    for cube in left
-                    if self.prefix(view, [*ordered, cube], opening).keys[-1] in known
-                ),
-                None,
-            )
-            if following is None:
-                return [*ordered, *left]
-            ordered.append(following)
-            left.remove(following)
+            following = {
+                key: cube for cube, run in left.values() if (key := key_after(last, run)) in known
+            }
+            if not following:
+                return [*ordered, *(cube for cube, _ in left.values())]
+            last, cube = next(iter(following.items()))
+            ordered.append(cube)
+            del left[cube.id]
 
     def made(self, prefix: Prefix, form: Form) -> KVCache:
         """Return the cache of a prefix in a form; of what is known nothing is computed again."""

@@ -270,7 +270,7 @@ class Residency:
                 part = (
                     loaded if (start, tokens) == (0, loaded.tokens) else loaded.part(start, tokens)
                 )
-                parts.append(part.to(self._device))
+                parts.append(part if cache is None else part.to(cache.device))
             done += count
         return (max(done, runs), KVCache.joined(parts)) if done > runs else None
 
