@@ -131,7 +131,8 @@ class PromptReader:
         form = form_of(remembered)
         runs = [prompt.head, *prompt.memories]
         prefix = Prefix.of(tenant, form.root(fingerprint.key), runs)
-        self._check_served(remembered, fingerprint, prefix)
+        if Kind.ACTIVATION in self.kinds:
+            self._check_served(remembered, fingerprint, prefix)
         stable = stable_length(text_config(self.model))
         found, computed = Found(None, 0), 0
         if (
@@ -281,7 +282,8 @@ class PromptReader:
             if one.cache.fingerprint.get("key") != fingerprint.key:
                 why = "; ".join(fingerprint.differences(one.cache.fingerprint))
                 raise CacheMismatch(f"the KV cache {one.cube.id} is not this model's: {why}")
-            if one.cache.keys[0] != prefix.keys[0]:
+            root = Form.of(one.cache.report).root(fingerprint.key)
+            if one.cache.keys[:1] != Prefix.of(prefix.tenant, root, prefix.runs[:1]).keys:
                 raise CacheMismatch(
                     f"the KV cache {one.cube.id} was encoded for another system text or other "
                     "tools: encode its memories with system= and tools= as in these messages"

@@ -435,6 +435,28 @@ def test_a_change_of_dtype_or_weights_is_seen(make: Make, facts: list[MemCube]) 
         make(model=model_of("llama").to(torch.bfloat16)).generate(ASKED, memory=cache)
 
 
+def test_a_model_that_reads_text_alone_reads_the_memories_of_any_cache(
+    make: Make, facts: list[MemCube]
+) -> None:
+    cache = make().encode(facts, order="given")
+    other = make("qwen2", kinds=["plaintext"])
+    answer = other.generate(ASKED, memory=cache, max_new_tokens=NEW)
+    assert said(answer) == said(other.generate(ASKED, memory=facts, max_new_tokens=NEW))
+
+
+def test_caches_of_several_forms_are_read_one_after_the_other(
+    make: Make, facts: list[MemCube]
+) -> None:
+    model, plain = make(), make(kinds=["plaintext"])
+    exact = model.encode(facts[:1])
+    small = model.encode(facts[1:2], quantization="int8", max_kl=10)
+    answer = model.generate(ASKED, memory=[exact, small, facts[2]], max_new_tokens=NEW)
+    assert [read.cube for read in answer.reads] == [fact.id for fact in facts]
+    kinds = [read.kind for read in answer.reads]
+    assert kinds == [Kind.ACTIVATION, Kind.PLAINTEXT, Kind.PLAINTEXT]
+    assert said(answer) == said(plain.generate(ASKED, memory=facts, max_new_tokens=NEW))
+
+
 def test_an_adapter_that_is_switched_on_is_seen(make: Make, facts: list[MemCube]) -> None:
     base = model_of("llama")
     base.add_adapter(LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
