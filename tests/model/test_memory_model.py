@@ -239,6 +239,21 @@ def test_it_answers_without_any_memory(make: Make) -> None:
         make(memos=None).generate(ASKED, memory=["x"])
 
 
+def test_a_saved_model_is_loaded_and_finds_its_caches(
+    make: Make, ann: View, facts: list[MemCube], tmp_path: Path
+) -> None:
+    model = make()
+    cache = model.encode(facts)
+    model.model.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    expected = model.generate(ASKED, memory=cache, max_new_tokens=NEW)
+    with MemoryModel.from_pretrained(tmp_path / "model", ann, folder=tmp_path / "kv") as loaded:
+        answer = loaded.generate(ASKED, memory=cache, max_new_tokens=NEW)
+        assert loaded.fingerprint == model.fingerprint
+    assert said(answer) == said(expected)
+    assert answer.cached_tokens == expected.cached_tokens
+
+
 # ------------------------------------------------------------------ a view as memory
 
 
