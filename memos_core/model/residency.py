@@ -117,7 +117,8 @@ class Residency:
         self._on_device = _Level(budgets.device)
         self._in_memory = _Level(budgets.memory)
         self._disk_hits = self._misses = 0
-        self._prefixes: dict[str, tuple[Prefix, int]] = {}  # of a key: who has it, and where
+        self._held: dict[str, Prefix] = {}  # by its last key
+        self._leaves: dict[str, set[str]] = {}  # of a key: the last keys of those that have it
         self._pinned: dict[str, tuple[str, ...]] = {}  # last key: all keys
         self._made = Counter[str]()  # keys of what is being made, by how many
         self._checked: set[Path] = set()
@@ -200,8 +201,8 @@ class Residency:
         with self._lock:
             live = live | {key for key, makers in self._made.items() if makers}
             dead = {
-                held.keys[-1]
-                for held, _ in self._prefixes.values()
+                leaf
+                for leaf, held in self._held.items()
                 if held.tenant == tenant and not live >= set(held.keys)
             }
             for leaf in dead:
@@ -224,22 +225,20 @@ class Residency:
         """Let go of all that is held."""
         self._threads.shutdown(cancel_futures=True)
         with self._lock:
-            for key in [*self._in_memory.caches, *self._on_device.caches]:
-                self._forget(key)
+            for leaf in list(self._held):
+                self._forget(leaf)
 
     def _resident(self, prefix: Prefix) -> tuple[int, KVCache | None]:
         """Return how many runs of a prefix are held, and their cache."""
         for runs in range(len(prefix.keys), 0, -1):
-            if prefix.keys[runs - 1] not in self._prefixes:
-                continue
-            whole, tokens = self._prefixes[prefix.keys[runs - 1]]
-            leaf = whole.keys[-1]
-            for level in (self._on_device, self._in_memory):
-                if (cache := level.caches.get(leaf)) is not None:
-                    level.hits += 1
-                    level.caches.move_to_end(leaf)
-                    near = self._brought(leaf, cache)
-                    return runs, near if near.tokens == tokens else near.part(0, tokens)
+            for leaf in self._leaves.get(prefix.keys[runs - 1], ()):
+                tokens = self._held[leaf].ends[runs - 1]
+                for level in (self._on_device, self._in_memory):
+                    if (cache := level.caches.get(leaf)) is not None:
+                        level.hits += 1
+                        level.caches.move_to_end(leaf)
+                        near = self._brought(leaf, cache)
+                        return runs, near if near.tokens == tokens else near.part(0, tokens)
         return 0, None
 
     def _brought(self, leaf: str, cache: KVCache) -> KVCache:
@@ -289,8 +288,9 @@ class Residency:
         """Hold the cache of a prefix's first runs; return it where the model reads it."""
         held = prefix.first(runs)
         leaf = held.keys[-1]
-        for key, end in zip(held.keys, held.ends, strict=True):
-            self._prefixes[key] = (held, end)
+        self._held[leaf] = held
+        for key in held.keys:
+            self._leaves.setdefault(key, set()).add(leaf)
         gone = self._in_memory.put(leaf, cache, self._pinned) if cache.device.type == "cpu" else []
         near = self._brought(leaf, cache) if self._device.type != "cpu" else cache
         if cache.device.type != "cpu":
@@ -310,8 +310,11 @@ class Residency:
         self._unlist(leaf)
 
     def _unlist(self, leaf: str) -> None:
-        for key in [key for key, (held, _) in self._prefixes.items() if held.keys[-1] == leaf]:
-            del self._prefixes[key]
+        held = self._held.pop(leaf, None)
+        for key in held.keys if held else ():
+            self._leaves[key].discard(leaf)
+            if not self._leaves[key]:
+                del self._leaves[key]
 
 
 def _stats(level: _Level) -> LevelStats:

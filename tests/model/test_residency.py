@@ -155,6 +155,26 @@ def test_what_died_goes_with_all_that_follows_it(new: Any, tmp_path: Path) -> No
     assert TensorFiles(tmp_path, "acme").along(other.keys) == []
 
 
+def test_one_that_lies_in_another_is_found_and_goes_by_itself(new: Any) -> None:
+    short, long = prefix("h", "a"), prefix("h", "a", "b")
+    residency = new()
+    for bundle in (short, long):
+        residency.put(bundle, cache(bundle))
+    assert residency.collect("acme", frozenset(short.keys)) == 1
+    assert residency.longest(long).runs == 2
+    assert residency.collect("acme", frozenset()) == 1
+    assert residency.stats().memory.caches == residency.stats().memory.bytes == 0
+    assert residency.longest(long).runs == 0
+
+
+def test_what_another_still_needs_lives(new: Any) -> None:
+    residency, one, other = new(), prefix("h", "a"), prefix("h", "b")
+    residency.put(one, cache(one))
+    with residency.making(other):
+        residency.collect("acme", frozenset(one.keys))
+    assert residency.longest(one).runs == 2
+
+
 def test_what_is_being_made_is_not_collected(new: Any) -> None:
     residency, bundle = new(), prefix("h", "a")
     with residency.making(bundle):
