@@ -136,6 +136,17 @@ def test_it_is_for_those_who_may_read_all_its_memories(memos: MemOS) -> None:
     assert his.caches() == []
 
 
+def test_each_caller_keeps_a_cache_of_his_own(memos: MemOS) -> None:
+    app = memos.at("acme", "ann")
+    facts = app.add(FACTS)
+    cache = app.keep_cache(record(facts))
+    his = memos.at("acme", "ann", caller=Caller(user="bob"))
+    own = his.keep_cache(record(facts))
+    assert own.id != cache.id
+    assert own.governance.owner == "bob"
+    assert his.keep_cache(record(facts)).id == own.id
+
+
 def test_other_tenants_know_nothing_of_it(memos: MemOS, cached: Any) -> None:
     cache, _ = cached
     other = memos.at("globex", "ann")

@@ -536,6 +536,20 @@ def test_a_full_disk_leaves_nothing(
     assert model.encode(facts).kind is Kind.ACTIVATION
 
 
+def test_what_is_computed_anew_stays_in_memory_where_the_disk_is_full(
+    make: Make, facts: list[MemCube], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    cache = make().encode(facts)
+    monkeypatch.setattr("memos_core.model.storage.save_file", full)
+    model = make(folder=tmp_path / "elsewhere")
+    first, second = (model.generate(ASKED, memory=cache, max_new_tokens=NEW) for _ in range(2))
+    assert said(first) == said(second)
+    assert (first.cached_tokens, second.cached_tokens > 0) == (0, True)
+
+
 def test_a_memory_that_is_too_long_says_by_how_much(make: Make, ann: View) -> None:
     model = make(shape={"max_position_embeddings": 64})
     facts = ann.add(FACTS)
@@ -578,11 +592,20 @@ def test_a_model_without_a_chat_template_is_given_lines(make: Make, facts: list[
 def test_what_turns_with_the_length_of_a_text_is_not_cached_past_it(
     make: Make, facts: list[MemCube]
 ) -> None:
-    rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
-    model = make(shape={"rope_parameters": rope, "max_position_embeddings": 128})
+    rope = {
+        "rope_type": "dynamic",
+        "rope_theta": 10_000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 96,
+    }
+    model = make(shape={"rope_parameters": rope})
+    plain = make(shape={"rope_parameters": rope}, kinds=["plaintext"])
     cache = model.encode(facts, order="given", room=16)
     short = model.generate(ASKED, memory=cache, max_new_tokens=2)
     assert short.cached_tokens > 0
+    long = model.generate(ASKED, memory=cache, max_new_tokens=60)
+    assert long.cached_tokens == 0
+    assert said(long) == said(plain.generate(ASKED, memory=facts, max_new_tokens=60))
 
 
 # ------------------------------------------------------------------ forgetting
