@@ -5,12 +5,13 @@
 
 The model has the configuration of Qwen2.5-0.5B and random weights, so that nothing is downloaded:
 times depend on its shape alone, and answers mean nothing. For each prefix there are memories of as
-many tokens, and a question of about 32. *Text* is `generate` of a model that reads them as text;
-*memory* of one that holds their cache; *disk* of one that was just made, which finds the file,
-compares its checksum and maps it (*dropped*: after the system was told to let go of its pages); the
-*floor* is the question alone, read by hand over a cache that is there. All include the look in the
-database but the floor. They are asked in turns, text only every third round; times are medians in
-milliseconds of one run.
+many tokens; a question has, with what closes the memory and begins the answer, 37. *Text* is
+`generate` of a model that reads them as text; *memory* of one that holds their cache; *disk* of one
+that was just made, which finds the file, compares its checksum and maps it (*dropped*: after the
+system was told to let go of its pages); the *floor* is the question alone, read by hand over a
+cache that is there. All include the look in the database but the floor. They are asked in turns,
+text only every third round; times are medians in milliseconds of one run, but *prefill by hand* and
+*encode* were timed once. The checksum of the weights, which a process takes once, is in none.
 
 *Loading* is the rate at which a stored cache is there, checked and with every page touched, beside
 `read` of the same file into one buffer. The *wrapper* is `MemoryModel.generate` of 16 tokens beside
@@ -81,7 +82,7 @@ NAMES = ["Ann", "Bob", "Carla", "Dmitri", "Elif", "Femi", "Greta", "Hugo"]
 VERBS = ["likes", "sells", "repairs", "paints", "misses", "collects", "borrows", "remembers"]
 THINGS = ["bicycles", "violins", "kites", "lanterns", "maps", "teapots", "orchids", "ladders"]
 PLACES = ["in Oslo", "near the harbour", "behind the station", "on Fridays", "by train"]
-QUESTION = "What does Ann like, and where does Bob repair bicycles?"
+QUESTION = "What does Ann like?"
 TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 {{ message.content }}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
@@ -154,6 +155,14 @@ class Bench:
         self._rounds = rounds
         self._tokenizer = make_tokenizer()
         self._messages = [{"role": "user", "content": QUESTION}]
+
+    def warm_up(self) -> float:
+        """Run the model until it is no slower for being new; return what the checksum took."""
+        for _ in range(3):
+            prefill(self._model, list(range(256)))
+        view = self._memos.at("weights")
+        with MemoryModel(self._model, self._tokenizer, view, folder=self._folder) as model:
+            return timed(lambda: model.fingerprint)[1]
 
     def prefix(self, tokens: int) -> Prefix:
         view = self._memos.at(f"prefix {tokens}")
@@ -372,6 +381,8 @@ class Known:
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     start = time.perf_counter()
     result = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return result, (time.perf_counter() - start) * 1000
 
 
@@ -438,6 +449,7 @@ def run(
     drawn = Drawn()
     with MemOS.open(dsn, embedder=drawn) as memos:
         bench = Bench(memos, drawn, model, folder, rounds=rounds)
+        checksum = bench.warm_up()
         lines = [bench.prefix(tokens) for tokens in prefixes]
         quantised = bench.quantised(prefixes[0])
     return {
@@ -447,6 +459,7 @@ def run(
         "dtype": dtype,
         "threads": torch.get_num_threads(),
         "rounds": rounds,
+        "checksum_ms": checksum,
         "prefixes": [asdict(line) for line in lines],
         "quantised": quantised,
     }
@@ -459,7 +472,8 @@ def caption(result: dict[str, Any]) -> str:
     return (
         f"{result['machine']}; {result['shape']} in {result['dtype']} on {result['device']}, "
         f"{result['threads']} threads, {result['rounds']} rounds; questions of "
-        f"{lines[0]['question']} tokens; files {files}\n"
+        f"{lines[0]['question']} tokens; files {files}; checksum of the weights "
+        f"{result['checksum_ms'] / 1000:.1f} s\n"
     )
 
 
@@ -468,6 +482,7 @@ def table(result: dict[str, Any]) -> str:
     lines = result["prefixes"]
     head = " | ".join(f"{line['tokens']:,} tokens" for line in lines)
     rows = [caption(result), f"| | {head} | aim |", "|---|" + "---|" * (len(lines) + 1)]
+    rows.append("| memories | " + " | ".join(f"{line['memories']}" for line in lines) + " | |")
 
     def row(what: str, part: str, name: str, form: str) -> None:
         cells = [format(line[part][name], form) if name in line[part] else "" for line in lines]

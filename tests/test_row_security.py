@@ -13,6 +13,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from memos_core import (
+    CacheRecord,
     Caller,
     CubeNotFound,
     InvalidInput,
@@ -64,6 +65,11 @@ def walled(dsn: str) -> Iterator[MemOS]:
             view.update(kept.id, "green tea")
             view.ingest([{"id": "m", "role": "user", "name": "Ann", "content": f"I am {tenant}"}])
             view.compose([kept.id], name="meal")
+            view.keep_cache(
+                CacheRecord(
+                    members=(kept.id,), fingerprint={"key": "k"}, keys=(tenant,), tokens=(1,)
+                )
+            )
             view.grant(user="bob")
             view.build_index()
             view.add("late")
