@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 import xxhash
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import (
     save_file,  # pyright: ignore[reportUnknownVariableType] its paths have no types
 )
@@ -18,6 +17,16 @@ from memos_core.errors import CacheCorrupt
 from memos_core.model.kv_cache import KVCache
 from memos_core.model.quantization import Quantization, pack, unpack
 from memos_core.tensor_files import RunFile, TensorFiles
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+}  # as safetensors names what a cache holds, packed or not
 
 
 def write(
@@ -39,7 +48,7 @@ def write(
             save_file(tensors, path, metadata=details)
         except SafetensorError as error:  # what the operating system said, in its words
             raise OSError(str(error)) from error
-        return _digest(path)
+        return _checksum(_mapped(path))
 
     return files.write(keys, tokens, storage=how.value, save=save)
 
@@ -54,20 +63,40 @@ def mapped(file: RunFile, dtype: torch.dtype, *, checked: bool) -> KVCache:
         CacheCorrupt: it is cut short, altered, or not what its header says.
     """
     try:
-        if not checked and _digest(file.path) != file.digest:
+        data = _mapped(file.path)
+        if not checked and _checksum(data) != file.digest:
             raise CacheCorrupt(f"{file.path} was cut short or altered")
-        with cast("Any", safe_open)(file.path, "pt") as opened:
-            names = cast("list[str]", opened.keys())
-            tensors: dict[str, torch.Tensor] = {name: opened.get_tensor(name) for name in names}
-        cache = unpack(tensors, Quantization(file.storage), dtype)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        cache = unpack(_tensors(data), Quantization(file.storage), dtype)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CacheCorrupt(f"{file.path} cannot be read: {error}") from error
     if cache.tokens != sum(file.tokens):
         raise CacheCorrupt(f"{file.path} holds {cache.tokens} tokens, not {sum(file.tokens)}")
     return cache
 
 
-def _digest(path: Path) -> str:
-    """Return the XXH3 checksum of a file, which is read at some 8 GB/s."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return xxhash.xxh3_128_hexdigest(data)
+def _mapped(path: Path) -> torch.Tensor:
+    """Return the bytes of a file, which the system reads when they are used."""
+    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+
+
+def _checksum(data: torch.Tensor) -> str:
+    """Return the XXH3 checksum of bytes, which is taken at some 8 GB/s."""
+    return xxhash.xxh3_128_hexdigest(data.numpy().data)
+
+
+def _tensors(data: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file as views of its bytes.
+
+    ``safe_open`` maps a file once for each of its tensors, which takes longer than to read a small
+    file. The format is described at https://huggingface.co/docs/safetensors: the length of the
+    header, the header as JSON, and the tensors, to whose begin the offsets are relative.
+    """
+    start = 8 + int.from_bytes(bytes(data[:8].numpy()), "little")
+    header = json.loads(bytes(data[8:start].numpy()))
+    del header["__metadata__"]
+    tensors: dict[str, torch.Tensor] = {}
+    for name, said in header.items():
+        first, end = said["data_offsets"]
+        part = data[start + first : start + end].view(_DTYPES[said["dtype"]])
+        tensors[name] = part.view(said["shape"])
+    return tensors
