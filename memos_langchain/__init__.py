@@ -2,5 +2,16 @@
 
 from memos_langchain.middleware import MemOSMiddleware
 from memos_langchain.retriever import MemOSRetriever
+from memos_langchain.tools import (
+    create_forget_memory_tool,
+    create_manage_memory_tool,
+    create_search_memory_tool,
+)
 
-__all__ = ["MemOSMiddleware", "MemOSRetriever"]
+__all__ = [
+    "MemOSMiddleware",
+    "MemOSRetriever",
+    "create_forget_memory_tool",
+    "create_manage_memory_tool",
+    "create_search_memory_tool",
+]

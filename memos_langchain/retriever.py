@@ -15,7 +15,8 @@ from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from pydantic import ConfigDict, Field
 from typing_extensions import override
 
-from memos_core import AsyncView, Hit, Kind, View
+from memos_core import AsyncView, Kind, View
+from memos_langchain.documents import document
 
 
 class MemOSRetriever(BaseRetriever):
@@ -71,25 +72,3 @@ class MemOSRetriever(BaseRetriever):
             ls_vector_store_provider="postgresql",
             ls_embedding_model=self.memos.engine.model,
         )
-
-
-def document(hit: Hit) -> Document:
-    """Return a hit as a document."""
-    cube = hit.cube
-    said = cube.provenance
-    facts = {
-        "score": hit.score,
-        "reasons": dict(hit.reasons),
-        "namespace": list(cube.namespace),
-        "version": cube.version,
-        "tags": list(cube.tags),
-        "source": said.source,
-        "speaker": said.speaker,
-        "session": said.session,
-        "said_at": said.said_at.isoformat() if said.said_at else None,
-        "message_ids": list(hit.message_ids),
-        "created_at": cube.created_at.isoformat(),
-        "updated_at": cube.updated_at.isoformat(),
-    }
-    known = {name: fact for name, fact in facts.items() if fact is not None}
-    return Document(id=str(cube.id), page_content=hit.text, metadata={**cube.metadata, **known})

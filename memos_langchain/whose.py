@@ -1,0 +1,101 @@
+"""Whose memory a run is about: a view, or one that the run's context or config names."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self, cast
+
+from memos_core import Caller, InvalidInput, MemOS, View
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Whose:
+    """A memory, and templates of the namespace in it and of the user who asks."""
+
+    memos: View
+    namespace: tuple[str, ...] | None
+    user: str | None
+
+    @classmethod
+    def of(cls, memos: View, namespace: Sequence[str] | None, user: str | None) -> Self:
+        """Return what was passed, once it is sure that views can be taken of it.
+
+        Raises:
+            InvalidInput: no view, or no templates.
+        """
+        if not isinstance(cast("object", memos), View):
+            raise InvalidInput(
+                f"memos is a MemOS or a view of one, not {type(memos).__name__}: of an AsyncMemOS "
+                "or an AsyncView, pass .blocking"
+            )
+        if namespace is not None:
+            _check_namespace(namespace, memos)
+        if user is not None:
+            _check_template(user, what="user")
+            if memos.caller is not None:
+                raise InvalidInput(
+                    f"memos acts for {memos.caller.user} already: pass one without a caller, "
+                    "or leave user= away"
+                )
+        return cls(
+            memos=memos, namespace=None if namespace is None else tuple(namespace), user=user
+        )
+
+    def view(self, context: object, config: Mapping[str, object]) -> View:
+        """Return the memory of a run.
+
+        Raises:
+            InvalidInput: the run does not provide what a template names.
+        """
+        memos, given = self.memos, _Given(context, config)
+        if self.namespace is None and self.user is None:
+            return memos
+        caller = memos.caller if self.user is None else Caller(user=self.user.format_map(given))
+        if self.namespace is None or not isinstance(memos, MemOS):
+            return View(memos.engine, memos.namespace, caller)
+        return memos.at(*(label.format_map(given) for label in self.namespace), caller=caller)
+
+
+class _Given(dict[str, object]):
+    """What a run provides: its context, else its config's ``configurable``."""
+
+    def __init__(self, context: object, config: Mapping[str, object]) -> None:
+        super().__init__()
+        self._context = context
+        self._configurable = cast("Mapping[str, object]", config.get("configurable") or {})
+
+    def __missing__(self, name: str) -> object:
+        context: object = self._context
+        if isinstance(context, Mapping):
+            found = cast("Mapping[str, object]", context).get(name)
+        else:
+            found = getattr(context, name, None)
+        if found is None:
+            found = self._configurable.get(name)
+        if found is None or found == "":
+            raise InvalidInput(
+                f"this run names no {name}, so it is not known whose memory it is: pass "
+                f"context={{'{name}': …}} to invoke (with a context_schema on the agent), or "
+                f"config={{'configurable': {{'{name}': …}}}}"
+            )
+        return found
+
+
+def _check_namespace(namespace: Sequence[str], memos: View) -> None:
+    if not isinstance(memos, MemOS):
+        raise InvalidInput("namespace= takes views of a MemOS: pass the MemOS, not a view")
+    if isinstance(namespace, str):
+        raise InvalidInput(f"namespace is a sequence of labels, not one string: ({namespace!r},)")
+    for label in namespace:
+        _check_template(label, what="namespace label")
+
+
+def _check_template(template: str, *, what: str) -> None:
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template)]
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{what} {template!r} is no template: {error}") from error
+    if "" in names:
+        raise InvalidInput(f"{what} {template!r} does not say of what: use {{user_id}}")
