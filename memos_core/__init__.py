@@ -49,6 +49,16 @@ from memos_core.errors import (
 from memos_core.fusion import ChatFn
 from memos_core.governance import Caller, Grant, Right
 from memos_core.hit import DumpReport, Event, ForgetReport, Hit, LoadReport, Stats
+from memos_core.item import (
+    GetItem,
+    Item,
+    ItemOp,
+    ItemResult,
+    ListNamespaces,
+    PathMatch,
+    PutItem,
+    SearchItems,
+)
 from memos_core.lineage import Edge, Lineage, Relation
 from memos_core.memos import MemOS
 from memos_core.message import Message
@@ -90,6 +100,7 @@ __all__ = [
     "EmbedderUnavailable",
     "Event",
     "ForgetReport",
+    "GetItem",
     "Governance",
     "Grant",
     "Hit",
@@ -99,9 +110,13 @@ __all__ = [
     "InvalidNamespace",
     "InvalidText",
     "InvalidVector",
+    "Item",
+    "ItemOp",
+    "ItemResult",
     "Kind",
     "LimitExceeded",
     "Lineage",
+    "ListNamespaces",
     "LoadReport",
     "Matching",
     "MemCube",
@@ -113,11 +128,13 @@ __all__ = [
     "ModelUnsupported",
     "Namespace",
     "NotPermitted",
+    "PathMatch",
     "Pipeline",
     "PipelineFailed",
     "PoolExhausted",
     "Provenance",
     "Publication",
+    "PutItem",
     "QueryEmbedder",
     "Recall",
     "Relation",
@@ -126,6 +143,7 @@ __all__ = [
     "Right",
     "Rules",
     "RulesChanged",
+    "SearchItems",
     "Sensitive",
     "SensitiveText",
     "ServerStartError",

@@ -131,6 +131,7 @@ class AsyncView:
     retire = _awaited(View.retire)
     events = _awaited(View.events)
     export_events = _awaited(View.export_events)
+    batch_items = _awaited(View.batch_items)
     remembered = _awaited(View.remembered)
     caches = _awaited(View.caches)
     stats = _awaited(View.stats)

@@ -322,6 +322,9 @@ class Engine:
             if self._finish(model, whatever=outrun or passes >= _PASSES):
                 break
         self._stored = model
+        # Until they have theirs, what has passages is found by its own vector.
+        while passages := run(embeddings.outdated_passages(model, limit=REEMBED_BATCH)):
+            run(embeddings.renew_passages(model, passages, self._vectors(passages)))
         return run(embeddings.count())
 
     def _finish(self, model: Model, *, whatever: bool) -> bool:

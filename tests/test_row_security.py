@@ -19,6 +19,7 @@ from memos_core import (
     InvalidInput,
     MemOS,
     Namespace,
+    PutItem,
     Settings,
     StoreError,
     View,
@@ -71,6 +72,9 @@ def walled(dsn: str) -> Iterator[MemOS]:
                 )
             )
             view.grant(user="bob")
+            view.batch_items(
+                [PutItem(namespace=(), key="k", value={}, texts=lambda _: ["tea", "cake"])]
+            )
             view.build_index()
             view.add("late")
         yield memos

@@ -5,15 +5,13 @@ from memos_core.view.caching import Caching
 from memos_core.view.channels import Publishing
 from memos_core.view.governance import Governing
 from memos_core.view.importing import Importing
+from memos_core.view.items import Items
 from memos_core.view.lifecycle import Living
 from memos_core.view.lineage import Composing
 from memos_core.view.reading import Reading
-from memos_core.view.writing import Writing
 
 
-class View(
-    Reading, Importing, Writing, Living, Composing, Governing, Publishing, Archiving, Caching
-):
+class View(Reading, Importing, Items, Living, Composing, Governing, Publishing, Archiving, Caching):
     """Every verb, bound to a namespace and a caller.
 
     A view writes to its namespace and reads from it and all below it. Each verb is one

@@ -182,3 +182,57 @@ def swap(model: Model) -> Statement[None]:
     return Statement(
         sql=_SWAP, parameters={"model": model.as_json()}, read=ignored, every_tenant=True
     )
+
+
+# --- the passages of cubes, once their cubes have their new vectors ------------------------------
+
+_OUTDATED: LiteralString = """
+    SELECT tenant, cube AS id, version, place, text FROM memos.passage
+    WHERE model <> %(model)s::jsonb LIMIT %(limit)s
+    """
+_RENEW: LiteralString = """
+    UPDATE memos.passage SET model = %(model)s::jsonb, embedding = new.embedding
+    FROM unnest(
+        %(tenants)s::text[], %(ids)s::uuid[], %(versions)s::integer[], %(places)s::integer[],
+        %(embeddings)s::halfvec[]
+    ) AS new (tenant, id, version, place, embedding)
+    WHERE (passage.tenant, passage.cube, passage.version, passage.place)
+        = (new.tenant, new.id, new.version, new.place)
+    RETURNING passage.cube
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PassageText(Text):
+    """One text of several by which a version of a cube is found."""
+
+    place: int
+
+
+def outdated_passages(model: Model, *, limit: int) -> Statement[list[PassageText]]:
+    """Read passages whose vectors are of another model."""
+    return Statement(
+        sql=_OUTDATED,
+        parameters={"model": model.as_json(), "limit": limit},
+        read=lambda rows: [PassageText(**row) for row in rows],
+        every_tenant=True,
+    )
+
+
+def renew_passages(
+    model: Model, texts: Sequence[PassageText], embeddings: Vectors
+) -> Statement[None]:
+    """Replace the vectors of passages."""
+    return Statement(
+        sql=_RENEW,
+        parameters={
+            "model": model.as_json(),
+            "tenants": [text.tenant for text in texts],
+            "ids": [text.id for text in texts],
+            "versions": [text.version for text in texts],
+            "places": [text.place for text in texts],
+            "embeddings": HalfVectors(embeddings),
+        },
+        read=ignored,
+        every_tenant=True,
+    )

@@ -1,0 +1,422 @@
+"""Statements about items: values under keys, each of which is a cube."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import LiteralString
+from uuid import UUID
+
+from pgvector import HalfVector
+
+from memos_core.cube import MemCube
+from memos_core.embedder import Model, Vectors
+from memos_core.item import SEMANTIC_TYPE, PathMatch
+from memos_core.store.arrays import HalfVectors, SparseVectors, Texts, Uuids
+from memos_core.store.statement import Row, Statement, ignored
+from memos_core.store.statements.columns import COLUMNS, SEARCHED, cube_from
+from memos_core.store.statements.filters import Filters
+from memos_core.store.statements.permission import MAY_READ, MAY_READ_INSIDE, MAY_WRITE, STANDS
+from memos_core.store.statements.rules import IN_FORCE
+from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, Scope
+from memos_core.words import Words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemDraft:
+    """An item to be: its cube's content, and the ``passages`` by which it is found, if several."""
+
+    id: UUID
+    text: str
+    words: Words
+    metadata: Mapping[str, object]
+    sensitivity: tuple[str, ...]
+    ttl: float | None
+    passages: tuple[str, ...] = ()
+
+
+_LIVE: LiteralString = "(expires_at IS NULL OR expires_at > now())"
+
+# What is there is locked first, with what was made of it, as in `changes`. What has expired or
+# ended under an id is left as it is: it is cleared away first (`cubes.clear_expired`).
+_PUT: LiteralString = (
+    """
+    WITH given AS MATERIALIZED (
+        SELECT * FROM unnest(
+            %(ids)s::uuid[], %(texts)s::text[], %(counts)s::integer[], %(words)s::sparsevec[],
+            %(embeddings)s::halfvec[], %(metadata)s::jsonb[], %(found)s::text[], %(ttls)s::float8[]
+        ) AS given (id, text, word_count, words, embedding, metadata, found, ttl)
+    ), old AS MATERIALIZED (
+        SELECT * FROM memos.cube
+        WHERE id = ANY(%(ids)s::uuid[]) AND state <> 'frozen' AND """
+    + _LIVE
+    + " AND "
+    + INSIDE
+    + " AND "
+    + MAY_WRITE
+    + """ AND CASE WHEN EXISTS (
+                SELECT FROM memos.source WHERE source.tenant = %(tenant)s AND source.source = id
+            ) THEN memos.hold(%(tenant)s, ARRAY[id]) ELSE true END
+        ORDER BY id FOR UPDATE
+    ), aged AS MATERIALIZED (
+        SELECT id, greatest(clock_timestamp(), recorded_at + interval '1 microsecond') AS now
+        FROM old
+    ), superseded AS (
+        INSERT INTO memos.cube_version SELECT aged.now, old.* FROM old JOIN aged USING (id)
+    ), changed AS (
+        UPDATE memos.cube AS cube SET
+            version = cube.version + 1,
+            recorded_at = aged.now,
+            content_version = cube.version + 1,
+            state = CASE WHEN cube.state IN ('merged', 'archived') THEN 'activated'
+                ELSE cube.state END,
+            text = given.text,
+            semantic_type = %(semantic_type)s,
+            metadata = given.metadata,
+            provenance = cube.provenance - 'restored_from',
+            sensitivity = cube.sensitivity || ARRAY(
+                SELECT label FROM unnest(string_to_array(given.found, ',')) AS label
+                WHERE label <> ALL(cube.sensitivity)
+            ),
+            expires_at = aged.now + make_interval(secs => given.ttl),
+            word_count = given.word_count,
+            words = given.words,
+            embedding = given.embedding
+        FROM given JOIN aged USING (id)
+        WHERE cube.tenant = %(tenant)s AND cube.id = given.id
+            AND memos.embedded_by(%(model)s::jsonb) AND """
+    + IN_FORCE
+    + """
+        RETURNING cube.id, cube.version, cube.recorded_at
+    ), outdated AS (
+        DELETE FROM memos.passage
+        WHERE tenant = %(tenant)s AND cube = ANY(ARRAY(SELECT id FROM changed))
+    ), added AS (
+        INSERT INTO memos.cube ("""
+    + COLUMNS
+    + ","
+    + SEARCHED
+    + """, content_version)
+        SELECT
+            %(tenant)s, id, %(namespace)s::text[], 'plaintext', 'generated', 1, text,
+            %(semantic_type)s, '{}', metadata, %(provenance)s::jsonb, '{}', %(user)s::text, 0,
+            string_to_array(found, ','), NULL, NULL, now(), now(),
+            now() + make_interval(secs => ttl), word_count, words, NULL, NULL, embedding, false, 1
+        FROM given
+        WHERE id NOT IN (SELECT id FROM old) AND memos.embedded_by(%(model)s::jsonb) AND """
+    + IN_FORCE
+    + """ AND NOT EXISTS (
+                SELECT FROM memos.cube_version AS past
+                WHERE past.tenant = %(tenant)s AND past.id = given.id
+            )
+        ON CONFLICT DO NOTHING
+        RETURNING id, 1 AS version
+    ), late AS (
+        INSERT INTO memos.unindexed (tenant, index, id)
+        SELECT tenant, held.id, added.id FROM added CROSS JOIN memos.search_index AS held
+        WHERE tenant = %(tenant)s
+            AND namespace = (%(namespace)s::text[])[:cardinality(namespace)]
+    ), logged AS (
+        INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
+        SELECT
+            %(tenant)s, now(), 'added', %(namespace)s::text[], %(caller)s::jsonb, array_agg(id),
+            '{}'
+        FROM added HAVING count(*) > 0
+        UNION ALL
+        SELECT
+            %(tenant)s, recorded_at, 'updated', %(namespace)s::text[], %(caller)s::jsonb,
+            ARRAY[id], jsonb_build_object('version', version, 'mode', 'overwrite')
+        FROM changed
+    ), reached AS (
+        SELECT
+            memos.invalidate(
+                %(tenant)s, array_agg(id), max(recorded_at), %(caller)s::jsonb
+            ),
+            memos.unindex(%(tenant)s, array_agg(id), %(namespace)s::text[])
+        FROM changed HAVING count(*) > 0
+    ), written AS MATERIALIZED (
+        SELECT id, version FROM changed UNION ALL SELECT id, version FROM added
+    )
+    SELECT
+        ARRAY(SELECT id FROM written ORDER BY id) AS ids,
+        ARRAY(SELECT version FROM written ORDER BY id) AS versions,
+        (SELECT count(*) FROM reached), memos.announce(%(tenant)s)
+    """
+)
+
+
+def put(
+    scope: Scope, drafts: Sequence[ItemDraft], embeddings: Vectors, *, model: str, rules: int
+) -> Statement[dict[UUID, int]]:
+    """Store items, each in place of what is under its id; read the versions that were written.
+
+    What is frozen, may not be written, has expired or lies elsewhere under an id is left as it is,
+    and its id is missing from the answer.
+    """
+    return Statement(
+        sql=_PUT,
+        parameters=scope.parameters(
+            ids=Uuids([draft.id for draft in drafts]),
+            texts=Texts([draft.text for draft in drafts]),
+            counts=[draft.words.count for draft in drafts],
+            words=SparseVectors([draft.words.vector for draft in drafts]),
+            embeddings=HalfVectors(embeddings),
+            metadata=[json.dumps(draft.metadata, ensure_ascii=False) for draft in drafts],
+            found=[",".join(draft.sensitivity) for draft in drafts],
+            ttls=[draft.ttl for draft in drafts],
+            provenance=json.dumps({"created_by": scope.caller.user} if scope.caller else {}),
+            semantic_type=SEMANTIC_TYPE,
+            model=Model(name=model, width=embeddings.shape[1]).as_json(),
+            rules_version=rules,
+        ),
+        read=lambda rows: dict(zip(rows[0]["ids"], rows[0]["versions"], strict=True)),
+    )
+
+
+_KEEP_PASSAGES: LiteralString = """
+    INSERT INTO memos.passage (tenant, cube, version, place, text, model, embedding)
+    SELECT %(tenant)s, cube, version, place, text, %(model)s::jsonb, embedding
+    FROM unnest(
+        %(cubes)s::uuid[], %(versions)s::integer[], %(places)s::integer[], %(texts)s::text[],
+        %(embeddings)s::halfvec[]
+    ) AS given (cube, version, place, text, embedding)
+    RETURNING cube
+    """
+
+
+def keep_passages(
+    scope: Scope,
+    drafts: Sequence[ItemDraft],
+    versions: Mapping[UUID, int],
+    embeddings: Vectors,
+    *,
+    model: str,
+) -> Statement[None]:
+    """Store the passages of items that were just put, in their order, with their vectors."""
+    every = [
+        (draft.id, versions[draft.id], place, text)
+        for draft in drafts
+        for place, text in enumerate(draft.passages)
+    ]
+    return Statement(
+        sql=_KEEP_PASSAGES,
+        parameters=scope.parameters(
+            cubes=Uuids([cube for cube, *_ in every]),
+            versions=[version for _, version, *_ in every],
+            places=[place for *_, place, _ in every],
+            texts=Texts([text for *_, text in every]),
+            embeddings=HalfVectors(embeddings),
+            model=Model(name=model, width=embeddings.shape[1]).as_json(),
+        ),
+        read=ignored,
+    )
+
+
+# ------------------------------------------------------------------------------------ reading
+
+_IS_ITEM: LiteralString = "semantic_type = '" + SEMANTIC_TYPE + "' AND metadata ? 'key'"
+_GET: LiteralString = (
+    """
+    WITH found AS (
+        SELECT """
+    + COLUMNS
+    + " FROM memos.cube WHERE id = ANY(%(ids)s::uuid[]) AND "
+    + INSIDE
+    + " AND "
+    + _LIVE
+    + " AND "
+    + MAY_READ
+    + " AND "
+    + STANDS
+    + ")"
+)
+_LOGGED: LiteralString = (
+    """, logged AS (
+        INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
+        SELECT tenant, now(), 'read', namespace, %(caller)s::jsonb, array_agg(id), '{}'
+        FROM found, """
+    + LAZY_COMMIT
+    + """
+        GROUP BY tenant, namespace
+    ), activated AS (
+        INSERT INTO memos.activation (tenant, cube, at)
+        SELECT tenant, id, now() FROM found WHERE state = 'generated'
+        ORDER BY id ON CONFLICT DO NOTHING
+    )"""
+)
+
+
+def get(scope: Scope, cubes: Sequence[UUID], *, log: bool) -> Statement[dict[UUID, MemCube]]:
+    """Read items by the ids of their cubes; those that are not there are left out."""
+    return Statement(
+        sql=_GET + (_LOGGED if log else "") + " SELECT * FROM found",
+        parameters=scope.reading(ids=list(cubes), as_of=None),
+        read=lambda rows: {row["id"]: cube_from(row) for row in rows},
+    )
+
+
+_REFRESH: LiteralString = (
+    """
+    UPDATE memos.cube SET expires_at = now() + make_interval(secs => (metadata ->> 'ttl')::float8)
+    WHERE id = ANY(ARRAY(
+            SELECT id FROM memos.cube WHERE tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[])
+            ORDER BY id FOR UPDATE
+        )) AND """
+    + INSIDE
+    + " AND "
+    + _LIVE
+    + " AND state <> 'frozen' AND jsonb_typeof(metadata -> 'ttl') = 'number'"
+    + " RETURNING id, expires_at"
+)
+
+
+def refresh(scope: Scope, cubes: Sequence[UUID]) -> Statement[dict[UUID, object]]:
+    """Let items live their time anew, from now on; read when each will end."""
+    return Statement(
+        sql=_REFRESH,
+        parameters=scope.parameters(ids=list(cubes)),
+        read=lambda rows: {row["id"]: row["expires_at"] for row in rows},
+    )
+
+
+# Of an item with passages the nearest one counts, while there are vectors of this model.
+_DISTANCE: LiteralString = """
+    CASE WHEN metadata ? 'passages' THEN coalesce((
+        SELECT min(passage.embedding <=> %(embedding)b::halfvec) FROM memos.passage
+        WHERE passage.tenant = %(tenant)s AND passage.cube = memory.id
+            AND passage.version = memory.content_version AND passage.model = %(model)s::jsonb
+    ), embedding <=> %(embedding)b::halfvec) ELSE embedding <=> %(embedding)b::halfvec END
+    """
+_SEARCHED: LiteralString = (
+    """, logged AS (
+        INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
+        SELECT
+            %(tenant)s, now(), 'searched', %(namespace)s::text[], %(caller)s::jsonb,
+            ARRAY(SELECT id FROM best ORDER BY place),
+            jsonb_build_object('k', %(limit)s::bigint, 'offset', %(offset)s::bigint)
+        FROM """
+    + LAZY_COMMIT
+    + """
+    ), activated AS (
+        INSERT INTO memos.activation (tenant, cube, at)
+        SELECT tenant, id, now() FROM found WHERE state = 'generated'
+        ORDER BY id ON CONFLICT DO NOTHING
+    )"""
+)
+
+
+def search(
+    scope: Scope,
+    vector: Vectors | None,
+    *,
+    model: str,
+    filters: Filters,
+    limit: int,
+    offset: int,
+    log: bool,
+) -> Statement[list[tuple[MemCube, float | None]]]:
+    """Find items: the nearest to a vector of shape (1, width) first, or those put last.
+
+    Each comes with its cosine similarity, None without a vector.
+    """
+    parameters = scope.reading(limit=limit, offset=offset, **filters.parameters())
+    if vector is not None:
+        parameters["embedding"] = HalfVector(vector[0])
+        parameters["model"] = Model(name=model, width=vector.shape[1]).as_json()
+    order: LiteralString = "recorded_at DESC" if vector is None else "distance"
+    return Statement(
+        sql="""
+    WITH best AS MATERIALIZED (
+        SELECT id, distance, row_number() OVER (ORDER BY """
+        + order
+        + """, id) AS place FROM (
+            SELECT id, recorded_at, """
+        + ("NULL::float8" if vector is None else _DISTANCE)
+        + " AS distance FROM memos.cube AS memory WHERE "
+        + INSIDE
+        + " AND "
+        + _LIVE
+        + " AND "
+        + ("" if scope.caller is None else MAY_READ_INSIDE + " AND ")
+        + (
+            ""
+            if vector is None
+            else "memos.embedded_by(%(model)s::jsonb) AND metadata ? 'found' AND "
+        )
+        + _IS_ITEM
+        + " AND "
+        + filters.sql()
+        + " ORDER BY "
+        + order
+        + """, id LIMIT %(limit)s OFFSET %(offset)s
+        ) AS nearest
+    ), found AS MATERIALIZED (
+        SELECT cube.*, place, distance FROM best CROSS JOIN LATERAL (
+            SELECT """
+        + COLUMNS
+        + """ FROM memos.cube WHERE tenant = %(tenant)s AND id = best.id OFFSET 0
+        ) AS cube
+    )"""
+        + (_SEARCHED if log else "")
+        + " SELECT * FROM found ORDER BY place",
+        parameters=parameters,
+        read=_with_similarity,
+    )
+
+
+def _with_similarity(rows: Sequence[Row]) -> list[tuple[MemCube, float | None]]:
+    return [
+        (cube_from(row), None if row["distance"] is None else 1 - row["distance"]) for row in rows
+    ]
+
+
+# A path is compared label by label; "*" is any one.
+_NAMESPACES: LiteralString = (
+    """
+    SELECT DISTINCT path[: coalesce(%(max_depth)s::integer, cardinality(path))] AS path FROM (
+        SELECT DISTINCT namespace[%(root)s::integer + 1 :] AS path FROM memos.cube
+        WHERE """
+    + INSIDE
+    + " AND "
+    + _LIVE
+    + " AND "
+    + MAY_READ_INSIDE
+    + " AND "
+    + STANDS
+    + " AND state <> 'archived' AND "
+    + _IS_ITEM
+    + """
+    ) AS every
+    WHERE cardinality(path) > 0 AND NOT EXISTS (
+        SELECT FROM jsonb_to_recordset(%(matches)s::jsonb) AS wanted (suffix boolean, labels text[])
+        WHERE cardinality(labels) > cardinality(path) OR EXISTS (
+            SELECT FROM unnest(labels) WITH ORDINALITY AS one (label, place)
+            WHERE label NOT IN ('*', path[
+                place::integer + CASE WHEN suffix THEN cardinality(path) - cardinality(labels)
+                    ELSE 0 END
+            ])
+        )
+    )
+    ORDER BY path LIMIT %(limit)s OFFSET %(offset)s
+    """
+)
+
+
+def namespaces(
+    scope: Scope, matches: Sequence[PathMatch], *, max_depth: int | None, limit: int, offset: int
+) -> Statement[list[tuple[str, ...]]]:
+    """Read in which namespaces below this one items are, relative to it."""
+    wanted = [{"suffix": one.at == "suffix", "labels": one.path} for one in matches]
+    return Statement(
+        sql=_NAMESPACES,
+        parameters=scope.reading(
+            root=len(scope.namespace),
+            matches=json.dumps(wanted),
+            max_depth=max_depth,
+            limit=limit,
+            offset=offset,
+            as_of=None,
+        ),
+        read=lambda rows: [tuple(row["path"]) for row in rows],
+    )
