@@ -330,3 +330,13 @@ def test_refuses_two_messages_under_one_id(view: View) -> None:
     with pytest.raises(InvalidInput, match="two different messages have the id 'm1'"):
         view.ingest([one, one | {"content": "two"}])
     assert len(view.ingest([one, one])) == 1
+
+
+def test_what_is_stored_only_is_read_when_it_is_sent_again(view: View) -> None:
+    assert view.ingest(TURNS, session="monday", read=False) == []
+    assert ids(view.messages()) == ["m1", "m2", "m3", "m4", "m5"]
+    assert view.stats().cubes == 0
+    made = view.ingest(TURNS, session="monday")
+    assert [cube.text for cube in made] == [TURNS[1]["content"], TURNS[4]["content"]]
+    assert view.ingest(TURNS, session="monday") == []
+    assert len(view.messages()) == 5

@@ -34,6 +34,7 @@ class Ingesting(Resolving):
         session: str | None = None,
         repair: bool = False,
         resolve: bool | ChatFn = False,
+        read: bool = True,
     ) -> list[MemCube]:
         """Remember a conversation; return the cubes that were made or changed by it now.
 
@@ -50,6 +51,10 @@ class Ingesting(Resolving):
         next version, where that is sure; ``resolution.decide`` tells by which rules. A language
         model (``messages -> text``) decides where one is given. An event ``resolved`` tells of
         each turn that something like it was found for.
+
+        With ``read=False`` they are stored, and no more: cubes are made of them by the next
+        ``ingest`` that is given them, as another thread can, or by one here that comes by a minute
+        later.
 
         With ``repair``, NUL bytes, lone surrogates and values that are no JSON are replaced and
         texts over ``Settings.max_message`` characters cut, for programs that must take what a tool
@@ -83,18 +88,20 @@ class Ingesting(Resolving):
             )
 
         unread = self._by_rules(write)
+        if any(message.name for message in unread):
+            self.engine.others_speak(self.namespace)
+        if not read:
+            return []
         if resolve is False:
-            read, most = self._read, READ_BATCH
+            cubes_of, most = self._read, READ_BATCH
         else:
-            read, most = functools.partial(self._read_again, chat=chat), RESOLVE_BATCH
+            cubes_of, most = functools.partial(self._read_again, chat=chat), RESOLVE_BATCH
         made = {
             cube.id: cube
             for start in range(0, len(unread), most)
-            for cube in read(unread[start : start + most])
+            for cube in cubes_of(unread[start : start + most])
         }
         self._read_overdue()
-        if any(message.name for message in unread):
-            self.engine.others_speak(self.namespace)
         return list(made.values())
 
     def _draft(
