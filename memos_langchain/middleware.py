@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import string
-import threading
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+import functools
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar, cast
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain_core.messages import AnyMessage, HumanMessage
 from langchain_core.messages.utils import count_tokens_approximately
+from langchain_core.tools import BaseTool
 from langgraph.config import get_config
 from langgraph.runtime import Runtime
 from typing_extensions import override
 
-from memos_core import AsyncView, ChatFn, InvalidInput, MemOS, Recall, View
+from memos_core import AsyncView, ChatFn, Recall, View
+from memos_langchain.background import Background, await_for, wait_for
+from memos_langchain.latest import Latest
+from memos_langchain.tools import (
+    create_forget_memory_tool,
+    create_manage_memory_tool,
+    create_search_memory_tool,
+)
 from memos_langchain.turns import Thread, newest_question, turn
+from memos_langchain.whose import Whose
 
 V = TypeVar("V")
 State = AgentState[Any]
 
 _BLOCK = "Memories of earlier conversations that may help:\n{memories}\n\n"
-_LATEST = 10_000  # messages and recalls that one middleware keeps in mind
 
 
 class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
@@ -42,14 +49,22 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
     What middleware before this one makes of a message, such as a redaction, is what is stored. Of
     what a tool returned, NUL bytes and the like are replaced, and what is too long is cut.
 
+    Memories are made of what was stored behind the run, so that no answer waits for it: ``flush``
+    waits, as closing the MemOS does. What a process leaves unread is read by a later run.
+
     Args:
         memos: a view; with ``namespace``, the MemOS to take views of.
         namespace: labels with ``{names}`` of what the run provides.
+        user: who acts, by his own rights: a template, too.
         k: how many memories to recall at the most.
         min_score: what a memory must score to be recalled.
         token_limit: what the memories may take of the prompt, as LangChain approximates tokens.
         resolve: let a turn change the memory that it repeats or contradicts, as ``View.ingest``
-            does: by its rules, or as a language model decides (``messages -> text``).
+            does: by its rules, or as a language model decides (``messages -> text``). What it is
+            still at, a run that begins does not recall; without it, a run waits for what earlier
+            ones said.
+        background: False makes memories of a message before the run goes on.
+        tools: give the agent tools to search, keep and forget memories itself.
         name: must differ between two of these in one agent.
 
     Raises:
@@ -61,22 +76,17 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
         memos: View,
         *,
         namespace: Sequence[str] | None = None,
+        user: str | None = None,
         k: int = 5,
         min_score: float | None = None,
         token_limit: int = 1_000,
         resolve: bool | ChatFn = False,
+        background: bool = True,
+        tools: bool = False,
         name: str = "MemOSMiddleware",
     ) -> None:
         super().__init__()
-        if not isinstance(cast("object", memos), View):
-            raise InvalidInput(
-                f"memos is a MemOS or a view of one, not {type(memos).__name__}: of an AsyncMemOS "
-                "or an AsyncView, pass .blocking"
-            )
-        if namespace is not None:
-            _check_namespace(namespace, memos)
-        self._memos = memos
-        self._labels = namespace
+        self._whose = Whose.of(memos, namespace, user)
         self._options: dict[str, Any] = {
             "k": k,
             "min_score": min_score,
@@ -84,15 +94,36 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
             "count_tokens": _tokens,
         }
         self._resolve: bool | ChatFn = resolve
+        self._in_background = background
         self._name = name
-        self._stored = _Latest[None]()
-        self._recalls = _Latest[Recall]()
-        self.tools = []
+        self._stored = Latest[None]()
+        self._recalls = Latest[Recall]()
+        self._background = Background()
+        self.tools = _tools(memos, namespace, user) if tools else []
 
     @property
     @override
     def name(self) -> str:
         return self._name
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until memories are made of all that was stored by this middleware.
+
+        Raises:
+            TimeoutError: they are not within ``timeout`` seconds.
+            MemOSError: the first that could not be made, since the last flush; it is stored, and
+                a later run tries again.
+        """
+        wait_for(self._background.pending(), timeout)
+        self._background.raise_failure()
+
+    async def aflush(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 as the blocking twin
+    ) -> None:
+        """Wait as ``flush`` does, and let others run."""
+        await await_for(self._background.pending(), timeout)
+        self._background.raise_failure()
 
     # --- the hooks, each in both twins ------------------------------------------------------------
 
@@ -126,6 +157,7 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
+        wait_for(self._unread(request))
         return handler(self._with_memories(request))
 
     @override
@@ -134,6 +166,7 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
+        await await_for(self._unread(request))  # not on the threads that read
         return await handler(await self._to_thread(self._with_memories, request))
 
     # --- remembering ------------------------------------------------------------------------------
@@ -145,15 +178,33 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
             for id, message in thread.identified(state["messages"])
         }
         new = {key: one for key, one in said.items() if key not in self._stored}
-        if new:
-            view.ingest(new.values(), session=thread.session, repair=True, resolve=self._resolve)
-            for key in new:
-                self._stored[key] = None
+        if not new:
+            return
+        ingest = functools.partial(
+            view.ingest,
+            list(new.values()),
+            session=thread.session,
+            repair=True,
+            resolve=self._resolve,
+        )
+        ingest(read=not self._in_background)
+        for key in new:
+            self._stored[key] = None
+        if self._in_background:
+            self._background.submit(view, new, ingest)
 
     async def _astore(self, state: State, runtime: Runtime[Any]) -> None:
         await self._to_thread(self._store, state, runtime)
 
     # --- recalling --------------------------------------------------------------------------------
+
+    def _unread(self, request: ModelRequest[Any]) -> list[Future[None]]:
+        """Return what to wait for: other conversations, unless a language model reads them."""
+        if callable(self._resolve):
+            return []
+        view, thread = self._view(request.runtime), Thread.of(request.runtime)
+        own = {_key(view, thread, message) for _, message in _said(thread, request)}
+        return self._background.pending(view.namespace, but=own)
 
     def _with_memories(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         messages = list(request.messages)
@@ -172,9 +223,8 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
         key = _key(view, thread, asked)
         known = self._recalls.get(key)
         if known is None or not view.stands(known.hits):
-            said = thread.identified(cast("Any", request.state)["messages"])
             in_prompt = {message.id for message in request.messages}
-            seen = [id for id, message in said if message.id in in_prompt]
+            seen = [id for id, message in _said(thread, request) if message.id in in_prompt]
             known = view.recall(str(asked.text), exclude_messages=seen, **self._options)
             self._recalls[key] = known
         return known
@@ -182,80 +232,30 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
     # --- whose memory -----------------------------------------------------------------------------
 
     def _view(self, runtime: Runtime[Any]) -> View:
-        if self._labels is None or not isinstance(self._memos, MemOS):
-            return self._memos
-        given = _Given(runtime.context)
-        return self._memos.at(*(label.format_map(given) for label in self._labels))
+        return self._whose.view(runtime.context, get_config())
 
     async def _to_thread(self, function: Callable[..., V], *args: Any) -> V:
-        return await AsyncView(self._memos).to_thread(function, *args)
+        return await AsyncView(self._whose.memos).to_thread(function, *args)
 
 
-class _Latest(Generic[V]):
-    """A mapping that keeps its latest entries only; safe for threads."""
-
-    def __init__(self) -> None:
-        self._entries: OrderedDict[object, V] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __contains__(self, key: object) -> bool:
-        with self._lock:
-            return key in self._entries
-
-    def get(self, key: object) -> V | None:
-        with self._lock:
-            return self._entries.get(key)
-
-    def __setitem__(self, key: object, value: V) -> None:
-        with self._lock:
-            self._entries[key] = value
-            self._entries.move_to_end(key)
-            while len(self._entries) > _LATEST:
-                self._entries.popitem(last=False)
+def _tools(memos: View, namespace: Sequence[str] | None, user: str | None) -> list[BaseTool]:
+    return [
+        create_search_memory_tool(memos, namespace=namespace, user=user),
+        create_manage_memory_tool(
+            memos, namespace=namespace, user=user, actions_permitted=("create", "update")
+        ),
+        create_forget_memory_tool(memos, namespace=namespace, user=user),
+    ]
 
 
-class _Given(dict[str, object]):
-    """What a run provides: its context, else its config's ``configurable``."""
-
-    def __init__(self, context: object) -> None:
-        super().__init__()
-        self._context = context
-
-    def __missing__(self, name: str) -> object:
-        configurable = cast("Mapping[str, object]", get_config().get("configurable", {}))
-        context: object = self._context
-        if isinstance(context, Mapping):
-            found = cast("Mapping[str, object]", context).get(name)
-        else:
-            found = getattr(context, name, None)
-        if found is None:
-            found = configurable.get(name)
-        if found is None or found == "":
-            raise InvalidInput(
-                f"this run names no {name}, so it is not known whose memory it is: pass "
-                f"context={{'{name}': …}} to invoke (with a context_schema on the agent), or "
-                f"config={{'configurable': {{'{name}': …}}}}"
-            )
-        return found
-
-
-def _check_namespace(namespace: Sequence[str], memos: View) -> None:
-    if not isinstance(memos, MemOS):
-        raise InvalidInput("namespace= takes views of a MemOS: pass the MemOS, not a view")
-    if isinstance(namespace, str):
-        raise InvalidInput(f"namespace is a sequence of labels, not one string: ({namespace!r},)")
-    for label in namespace:
-        try:
-            names = [name for _, name, _, _ in string.Formatter().parse(label)]
-        except (TypeError, ValueError) as error:
-            raise InvalidInput(f"namespace label {label!r} is no template: {error}") from error
-        if "" in names:
-            raise InvalidInput(f"namespace label {label!r} does not say of what: use {{user_id}}")
+def _said(thread: Thread, request: ModelRequest[Any]) -> Iterator[tuple[str, AnyMessage]]:
+    return thread.identified(cast("Any", request.state)["messages"])
 
 
 def _key(view: View, thread: Thread, message: AnyMessage) -> tuple[object, ...]:
     # Two runs may name different messages alike, and a message may be edited.
-    return view.namespace, thread.session, message.id, hash(str(message.text))
+    asker = view.caller and view.caller.user
+    return view.namespace, asker, thread.session, message.id, hash(str(message.text))
 
 
 def _with_block(message: AnyMessage, block: str) -> AnyMessage:

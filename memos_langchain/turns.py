@@ -12,6 +12,8 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMes
 from langgraph.config import get_config
 from langgraph.runtime import Runtime
 
+from memos_langchain.short_ids import shows_memories
+
 _CHECKPOINTER = "__pregel_checkpointer"  # LangGraph's name for it in a node's config
 _LONGEST_NAME = 200  # of a thread or a message, in characters
 
@@ -67,10 +69,14 @@ def turn(id: str, message: AnyMessage) -> dict[str, Any]:
 
 
 def is_said(message: AnyMessage) -> bool:
-    """Tell whether somebody said it: not a prompt, and not a summary made of what was said."""
+    """Tell whether somebody said it: not a prompt, and not a summary made of what was said.
+
+    Nor what our tools answer: it is in memory already, and what is forgotten would stay there.
+    """
     return (
         isinstance(message, (HumanMessage, AIMessage, ToolMessage))
         and message.additional_kwargs.get("lc_source") != "summarization"
+        and not shows_memories(message)
     )
 
 

@@ -67,6 +67,7 @@ def ask_langchain(view: View, questions: Sequence[str]) -> Iterator[tuple[str, s
     agent: Any = create_agent(QuotingChatModel(), tools=[], middleware=[memory])
     for question in questions:
         state = agent.invoke({"messages": [{"role": "user", "content": question}]})
+        memory.flush()  # others ask next
         yield question, state["messages"][-1].text
 
 

@@ -2,82 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import PIIMiddleware, SummarizationMiddleware
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
-from pydantic import Field
 
 from memos_core import AsyncView, InvalidInput, MemOS, View
 from memos_langchain import MemOSMiddleware
+from tests.langchain.scripted import (
+    ALLERGY,
+    QUESTION,
+    Run,
+    ScriptedModel,
+    asks,
+    calls,
+    contents,
+    runs_by,
+    thread,
+)
 from tests.support import WordEmbedder
-
-ALLERGY = "I am allergic to peanuts."
-QUESTION = "What am I allergic to?"
-
-
-class ScriptedModel(BaseChatModel):
-    """Says what it is told to, then "ok"; keeps the prompts it was given."""
-
-    script: list[AIMessage] = Field(default_factory=list)
-    prompts: list[list[BaseMessage]] = Field(default_factory=list)
-
-    @property
-    def _llm_type(self) -> str:
-        return "scripted"
-
-    def bind_tools(self, tools: Any, **_options: Any) -> ScriptedModel:
-        del tools
-        return self
-
-    def _generate(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_rest: Any
-    ) -> ChatResult:
-        del stop, run_manager
-        self.prompts.append(list(messages))
-        said = self.script.pop(0) if self.script else AIMessage("ok")
-        return ChatResult(generations=[ChatGeneration(message=said)])
-
-
-def calls(name: str) -> AIMessage:
-    return AIMessage("", tool_calls=[{"name": name, "args": {}, "id": "call-1"}])
-
-
-def asks(text: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": text}]}
-
-
-def thread(name: str) -> Any:
-    return {"configurable": {"thread_id": name}}
-
-
-def contents(view: View) -> list[str]:
-    return [message.content for message in view.messages()]
-
-
-Run = Callable[..., Any]
 
 
 @pytest.fixture(params=["invoke", "ainvoke"])
 def run(request: pytest.FixtureRequest) -> Run:
     """Runs an agent, blocking and awaited."""
-
-    def invoke(agent: Any, *args: Any, **options: Any) -> Any:
-        if request.param == "invoke":
-            return agent.invoke(*args, **options)
-        return asyncio.run(agent.ainvoke(*args, **options))
-
-    return invoke
+    return runs_by(request.param)
 
 
 def test_a_later_run_remembers_an_earlier_one(run: Run, ann: View) -> None:
@@ -93,7 +48,9 @@ def test_a_later_run_remembers_an_earlier_one(run: Run, ann: View) -> None:
 
 
 def test_memory_outlives_the_process(run: Run, ann: View, database: str) -> None:
-    run(create_agent(ScriptedModel(), middleware=[MemOSMiddleware(ann)]), asks(ALLERGY))
+    told = MemOSMiddleware(ann)
+    run(create_agent(ScriptedModel(), middleware=[told]), asks(ALLERGY))
+    told.flush()
     with MemOS.open(database, embedder=WordEmbedder()) as reopened:
         model = ScriptedModel()
         middleware = MemOSMiddleware(reopened.at("acme", "ann"))
@@ -115,6 +72,7 @@ def test_what_is_said_otherwise_updates_what_was_said(
     agent = create_agent(ScriptedModel(), middleware=[middleware], checkpointer=InMemorySaver())
     run(agent, asks("I have two dogs."), thread("one"))
     run(agent, asks("I have three dogs."), thread("two"))
+    middleware.flush()
     (dogs,) = [hit.cube for hit in ann.search("dogs") if "dogs" in hit.text]
     assert (dogs.text, dogs.version) == ("I have three dogs.", 2)
     assert bool(asked) == by_model
@@ -185,9 +143,11 @@ def test_an_exception_in_a_tool_loses_nothing(run: Run, ann: View) -> None:
         raise RuntimeError("broken tool")
 
     model = ScriptedModel(script=[AIMessage("Let me see.", tool_calls=calls("fail").tool_calls)])
-    agent = create_agent(model, tools=[fail], middleware=[MemOSMiddleware(ann)])
+    memory = MemOSMiddleware(ann)
+    agent = create_agent(model, tools=[fail], middleware=[memory])
     with pytest.raises(RuntimeError, match="broken tool"):
         run(agent, asks(ALLERGY))
+    memory.flush()
     assert contents(ann) == [ALLERGY, "Let me see."]
     assert [hit.text for hit in ann.search("allergic", k=1)] == [ALLERGY]
 
