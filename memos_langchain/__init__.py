@@ -1,7 +1,9 @@
 """MemOS for LangChain and LangGraph."""
 
+from memos_langchain.embeddings import LangChainEmbedder
 from memos_langchain.middleware import MemOSMiddleware
 from memos_langchain.retriever import MemOSRetriever
+from memos_langchain.store import MemOSStore
 from memos_langchain.tools import (
     create_forget_memory_tool,
     create_manage_memory_tool,
@@ -9,8 +11,10 @@ from memos_langchain.tools import (
 )
 
 __all__ = [
+    "LangChainEmbedder",
     "MemOSMiddleware",
     "MemOSRetriever",
+    "MemOSStore",
     "create_forget_memory_tool",
     "create_manage_memory_tool",
     "create_search_memory_tool",
