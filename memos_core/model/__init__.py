@@ -22,9 +22,18 @@ if TYPE_CHECKING:
     from memos_core.model.residency import Budgets as Budgets
     from memos_core.model.residency import LevelStats as LevelStats
     from memos_core.model.residency import ResidencyStats as ResidencyStats
+    from memos_core.model.tool_calls import AnswerReader as AnswerReader
+    from memos_core.model.tool_calls import BrokenToolCall as BrokenToolCall
+    from memos_core.model.tool_calls import Said as Said
+    from memos_core.model.tool_calls import Thought as Thought
+    from memos_core.model.tool_calls import ToolCall as ToolCall
+    from memos_core.model.tool_calls import said_in as said_in
+    from memos_core.model.tool_syntax import ToolSyntax as ToolSyntax
     from memos_core.model.verification import Verification as Verification
 
 _HOMES = {
+    "AnswerReader": "tool_calls",
+    "BrokenToolCall": "tool_calls",
     "Budgets": "residency",
     "Fingerprint": "fingerprint",
     "Generation": "generation",
@@ -35,8 +44,13 @@ _HOMES = {
     "Quantization": "quantization",
     "Read": "generation",
     "ResidencyStats": "residency",
+    "Said": "tool_calls",
     "Stream": "generation",
+    "Thought": "tool_calls",
+    "ToolCall": "tool_calls",
+    "ToolSyntax": "tool_syntax",
     "Verification": "verification",
+    "said_in": "tool_calls",
 }
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
