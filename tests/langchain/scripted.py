@@ -20,11 +20,15 @@ Run = Callable[..., Any]
 
 
 class ScriptedModel(BaseChatModel):
-    """Says what it is told to, then "ok"; keeps the prompts it was given, and the tools."""
+    """Says what it is told to, then what ``react`` says of a prompt, or "ok".
+
+    It keeps the prompts it was given, and the names of the tools.
+    """
 
     script: list[Any] = Field(default_factory=list)  # messages, or functions from prompts to them
     prompts: list[list[BaseMessage]] = Field(default_factory=list)
     tools: list[str] = Field(default_factory=list)
+    react: Callable[[list[BaseMessage]], AIMessage] | None = None
 
     @property
     def _llm_type(self) -> str:
@@ -39,7 +43,7 @@ class ScriptedModel(BaseChatModel):
     ) -> ChatResult:
         del stop, run_manager
         self.prompts.append(list(messages))
-        said = self.script.pop(0) if self.script else AIMessage("ok")
+        said = self.script.pop(0) if self.script else self.react or AIMessage("ok")
         if callable(said):
             said = said(messages)
         return ChatResult(generations=[ChatGeneration(message=said)])
