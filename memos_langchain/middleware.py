@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain_core.messages import AnyMessage, HumanMessage
@@ -26,7 +26,6 @@ from memos_langchain.tools import (
 from memos_langchain.turns import Thread, newest_question, turn
 from memos_langchain.whose import Whose
 
-V = TypeVar("V")
 State = AgentState[Any]
 
 _BLOCK = "Memories of earlier conversations that may help:\n{memories}\n\n"
@@ -53,7 +52,8 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
     waits, as closing the MemOS does. What a process leaves unread is read by a later run.
 
     Args:
-        memos: a view; with ``namespace``, the MemOS to take views of.
+        memos: a view; with ``namespace``, the MemOS to take views of. None is the memory of the
+            agent's ``MemOSStore``, in which ``namespace`` then is.
         namespace: labels with ``{names}`` of what the run provides.
         user: who acts, by his own rights: a template, too.
         k: how many memories to recall at the most.
@@ -73,7 +73,7 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
 
     def __init__(
         self,
-        memos: View,
+        memos: View | None = None,
         *,
         namespace: Sequence[str] | None = None,
         user: str | None = None,
@@ -167,7 +167,8 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         await await_for(self._unread(request))  # not on the threads that read
-        return await handler(await self._to_thread(self._with_memories, request))
+        threads = AsyncView(self._view(request.runtime))
+        return await handler(await threads.to_thread(self._with_memories, request))
 
     # --- remembering ------------------------------------------------------------------------------
 
@@ -187,14 +188,15 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
             repair=True,
             resolve=self._resolve,
         )
-        ingest(read=not self._in_background)
+        behind = self._in_background and not view.engine.in_pipeline  # that is one thread's
+        ingest(read=not behind)
         for key in new:
             self._stored[key] = None
-        if self._in_background:
+        if behind:
             self._background.submit(view, new, ingest)
 
     async def _astore(self, state: State, runtime: Runtime[Any]) -> None:
-        await self._to_thread(self._store, state, runtime)
+        await AsyncView(self._view(runtime)).to_thread(self._store, state, runtime)
 
     # --- recalling --------------------------------------------------------------------------------
 
@@ -232,13 +234,10 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
     # --- whose memory -----------------------------------------------------------------------------
 
     def _view(self, runtime: Runtime[Any]) -> View:
-        return self._whose.view(runtime.context, get_config())
-
-    async def _to_thread(self, function: Callable[..., V], *args: Any) -> V:
-        return await AsyncView(self._whose.memos).to_thread(function, *args)
+        return self._whose.view(runtime.context, get_config(), runtime.store)
 
 
-def _tools(memos: View, namespace: Sequence[str] | None, user: str | None) -> list[BaseTool]:
+def _tools(memos: View | None, namespace: Sequence[str] | None, user: str | None) -> list[BaseTool]:
     return [
         create_search_memory_tool(memos, namespace=namespace, user=user),
         create_manage_memory_tool(

@@ -1,7 +1,8 @@
 """Tools by which a model searches and keeps its memory itself.
 
 Each runs for the memory that is passed, or with ``namespace=("acme", "{user_id}")`` for the one
-that the run names: in its context, else in its config's ``configurable``.
+that the run names: in its context, else in its config's ``configurable``. Without a memory it is
+that of the agent's ``MemOSStore``, in which ``namespace`` then is.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class _Call:
 
 
 def create_search_memory_tool(
-    memos: View,
+    memos: View | None = None,
     *,
     namespace: Sequence[str] | None = None,
     user: str | None = None,
@@ -134,7 +135,7 @@ def create_search_memory_tool(
 
 
 def create_manage_memory_tool(
-    memos: View,
+    memos: View | None = None,
     *,
     namespace: Sequence[str] | None = None,
     user: str | None = None,
@@ -187,7 +188,7 @@ def create_manage_memory_tool(
 
 
 def create_forget_memory_tool(
-    memos: View,
+    memos: View | None = None,
     *,
     namespace: Sequence[str] | None = None,
     user: str | None = None,
@@ -252,7 +253,8 @@ def _tool(
     """
 
     def call_of(config: RunnableConfig, runtime: ToolRuntime[Any, Any] | None) -> _Call:
-        view = whose.view(runtime.context if runtime else None, config)
+        context, store = (runtime.context, runtime.store) if runtime else (None, None)
+        view = whose.view(context, config, store)
         return _Call(view=view, config=config, runtime=runtime)
 
     def answer(call: _Call, arguments: Mapping[str, Any]) -> Answer:

@@ -1,4 +1,4 @@
-"""Whose memory a run is about: a view, or one that the run's context or config names."""
+"""Whose memory a run is about: a view, or one that the run's store, context or config names."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, cast
 
-from memos_core import Caller, InvalidInput, MemOS, View
+from memos_core import Caller, InvalidInput, MemOS, Namespace, View
+from memos_langchain.store import MemOSStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Whose:
-    """A memory, and templates of the namespace in it and of the user who asks."""
+    """A memory, and templates of the namespace in it and of the user who asks.
 
-    memos: View
+    Without a memory it is that of the run's store, and the namespace is one in the store.
+    """
+
+    memos: View | None
     namespace: tuple[str, ...] | None
     user: str | None
 
     @classmethod
-    def of(cls, memos: View, namespace: Sequence[str] | None, user: str | None) -> Self:
+    def of(cls, memos: View | None, namespace: Sequence[str] | None, user: str | None) -> Self:
         """Return what was passed, once it is sure that views can be taken of it.
 
         Raises:
             InvalidInput: no view, or no templates.
         """
-        if not isinstance(cast("object", memos), View):
+        if not isinstance(cast("object", memos), View | None):
             raise InvalidInput(
                 f"memos is a MemOS or a view of one, not {type(memos).__name__}: of an AsyncMemOS "
                 "or an AsyncView, pass .blocking"
@@ -34,7 +38,7 @@ class Whose:
             _check_namespace(namespace, memos)
         if user is not None:
             _check_template(user, what="user")
-            if memos.caller is not None:
+            if memos is not None and memos.caller is not None:
                 raise InvalidInput(
                     f"memos acts for {memos.caller.user} already: pass one without a caller, "
                     "or leave user= away"
@@ -43,19 +47,28 @@ class Whose:
             memos=memos, namespace=None if namespace is None else tuple(namespace), user=user
         )
 
-    def view(self, context: object, config: Mapping[str, object]) -> View:
+    def view(self, context: object, config: Mapping[str, object], store: object) -> View:
         """Return the memory of a run.
 
         Raises:
-            InvalidInput: the run does not provide what a template names.
+            InvalidInput: the run does not provide what a template names, or has no store of ours.
         """
-        memos, given = self.memos, _Given(context, config)
-        if self.namespace is None and self.user is None:
-            return memos
+        memos, given = self.memos or _memory_of(store), _Given(context, config)
         caller = memos.caller if self.user is None else Caller(user=self.user.format_map(given))
-        if self.namespace is None or not isinstance(memos, MemOS):
-            return View(memos.engine, memos.namespace, caller)
-        return memos.at(*(label.format_map(given) for label in self.namespace), caller=caller)
+        if self.namespace is None:
+            return memos if self.user is None else View(memos.engine, memos.namespace, caller)
+        base = () if isinstance(self.memos, MemOS) else memos.namespace
+        labels = [label.format_map(given) for label in self.namespace]
+        return View(memos.engine, Namespace(*base, *labels), caller)
+
+
+def _memory_of(store: object) -> View:
+    if not isinstance(store, MemOSStore):
+        raise InvalidInput(
+            "it is not known which memory to use: pass a MemOS or a view of one, or make the agent "
+            f"with store=MemOSStore(…), not {type(store).__name__}"
+        )
+    return store.memos
 
 
 class _Given(dict[str, object]):
@@ -83,8 +96,8 @@ class _Given(dict[str, object]):
         return found
 
 
-def _check_namespace(namespace: Sequence[str], memos: View) -> None:
-    if not isinstance(memos, MemOS):
+def _check_namespace(namespace: Sequence[str], memos: View | None) -> None:
+    if not isinstance(memos, MemOS | None):
         raise InvalidInput("namespace= takes views of a MemOS: pass the MemOS, not a view")
     if isinstance(namespace, str):
         raise InvalidInput(f"namespace is a sequence of labels, not one string: ({namespace!r},)")

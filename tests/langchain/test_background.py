@@ -12,9 +12,9 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, BaseMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from memos_core import EmbedderUnavailable, MemOS, Settings, View
+from memos_core import EmbedderUnavailable, InvalidInput, MemOS, Settings, View
 from memos_core.embedder import Vectors
-from memos_langchain import MemOSMiddleware
+from memos_langchain import MemOSMiddleware, MemOSStore
 from tests.langchain.scripted import (
     ALLERGY,
     QUESTION,
@@ -211,6 +211,14 @@ def test_on_request_memories_are_made_before_the_run_goes_on(run: Run, ann: View
     assert found == [ALLERGY]
 
 
+def test_in_a_pipeline_all_is_one_transaction(memos: MemOS, ann: View) -> None:
+    with memos.pipeline(dry_run=True) as pipeline:
+        here = pipeline.at("acme", "ann")
+        create_agent(ScriptedModel(), middleware=[MemOSMiddleware(here)]).invoke(asks(ALLERGY))
+        assert here.search("allergic")[0].text == ALLERGY
+    assert contents(ann) == []
+
+
 # --- tools and users ------------------------------------------------------------------------------
 
 
@@ -261,3 +269,15 @@ def test_of_a_team_s_memory_each_recalls_what_he_may(run: Run, memos: MemOS) -> 
     for user, shown in ((bob, False), (ann, True)):
         run(agent, asks(QUESTION), user)
         assert (ALLERGY in model.prompts[-1][-1].text) == shown
+
+
+def test_without_a_memory_it_is_that_of_the_agent_s_store(run: Run, memos: MemOS) -> None:
+    memory = MemOSMiddleware(namespace=("users", "{user_id}"), tools=True)
+    store = MemOSStore(memos.at("acme"))
+    agent = create_agent(model := ScriptedModel(), middleware=[memory], store=store)
+    for text in (ALLERGY, QUESTION):
+        run(agent, asks(text), {"configurable": {"user_id": "ann"}})
+    assert ALLERGY in model.prompts[-1][-1].text
+    assert contents(memos.at("acme", "users", "ann")) == [ALLERGY, "ok", QUESTION, "ok"]
+    with pytest.raises(InvalidInput, match="store=MemOSStore"):
+        run(create_agent(model, middleware=[MemOSMiddleware()]), asks(ALLERGY))

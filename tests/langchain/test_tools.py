@@ -15,9 +15,11 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_tests.integration_tests import ToolsIntegrationTests
 from langchain_tests.unit_tests import ToolsUnitTests
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.store.memory import InMemoryStore
 
 from memos_core import Caller, InvalidInput, MemOS, Rules, StoreError, View
 from memos_langchain import (
+    MemOSStore,
     create_forget_memory_tool,
     create_manage_memory_tool,
     create_search_memory_tool,
@@ -303,6 +305,21 @@ def test_the_run_s_context_says_whose_memory_it_is_then_its_config(run: Run, mem
     assert found.endswith("I am 7.")
     with pytest.raises(InvalidInput, match="names no user_id"):
         run(tools[0], {"query": "I am"})
+
+
+def test_without_a_memory_it_is_that_of_the_agent_s_store(run: Run, memos: MemOS) -> None:
+    tools = [factory(namespace=("users", "{user_id}")) for factory in FACTORIES]
+    model = ScriptedModel(script=[calls("manage_memory", content="Ann drinks tea.")])
+    store = MemOSStore(memos.at("acme"))
+    ann = {"configurable": {"user_id": "ann"}}
+    run(create_agent(model, tools, store=store), asks("Tea."), ann)
+    assert texts(memos.at("acme", "users", "ann")) == {"Ann drinks tea."}
+    for other in (None, InMemoryStore()):
+        model.script.append(calls("search_memory", query="tea"))
+        with pytest.raises(InvalidInput, match="store=MemOSStore"):
+            run(create_agent(model, tools, store=other), asks("Tea?"), ann)
+    with pytest.raises(InvalidInput, match="store=MemOSStore"):
+        run(tools[0], {"query": "tea"}, ann)
 
 
 def test_a_user_acts_by_his_own_rights(run: Run, memos: MemOS) -> None:
