@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import HumanInTheLoopMiddleware
+from langchain.agents.middleware import HumanInTheLoopMiddleware, before_agent
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
@@ -136,9 +136,26 @@ def test_a_run_that_is_given_up_stores_what_was_said(run: Run, ann: View) -> Non
     agent = create_agent(model, [pay], middleware=[memory, review], checkpointer=InMemorySaver())
     run(agent, asks(QUESTION), thread("one"))
     run(agent, asks("Never mind."), thread("one"))
-    said = contents(ann)
-    assert sorted(said) == sorted([QUESTION, "Shall I?", "Never mind.", "ok", *said[4:]])
-    assert len(set(said)) == len(said)
+    assert contents(ann) == [QUESTION, "Shall I?", "Never mind.", "ok"]
+
+
+@pytest.mark.parametrize("first", ["memory", "guard"])
+def test_what_a_guard_answers_in_place_of_the_model_is_stored(
+    run: Run, ann: View, first: str
+) -> None:
+    @before_agent(can_jump_to=["end"])
+    def guard(state: Any, runtime: Any) -> dict[str, Any]:
+        del state, runtime
+        return {"messages": [AIMessage("I must not.")], "jump_to": "end"}
+
+    memory: Any = MemOSMiddleware(ann)
+    model = ScriptedModel()
+    agent = create_agent(
+        model, middleware=[memory, guard] if first == "memory" else [guard, memory]
+    )
+    run(agent, asks(QUESTION))
+    assert contents(ann) == [QUESTION, "I must not."]
+    assert model.prompts == []
 
 
 def config_of(number: int) -> Any:
