@@ -5,34 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import xxhash
+from transformers import GenerationConfig
 
 from memos_core.model.architecture import text_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LIBRARY_FORMAT = 1  # of what is computed: raise it where the same tokens would give other tensors
-# What of a configuration decides the keys and values beside weights: how far and how layers look.
-_SHAPING = (
-    "rope_parameters",
-    "partial_rotary_factor",
-    "layer_types",
-    "sliding_window",
-    "attention_chunk_size",
-    "attn_logit_softcapping",
-    "query_pre_attn_scalar",
-    "scale_attn_by_inverse_layer_idx",
-    "no_rope_layers",
-)
+LIBRARY_FORMAT = 2  # of what is computed: raise it where the same tokens would give other tensors
+# What of a configuration says nothing of keys and values: names, labels, and how answers are made.
+_SILENT = {
+    "_name_or_path",
+    "architectures",
+    "dtype",  # stands for itself
+    "id2label",
+    "initializer_range",
+    "label2id",
+    "problem_type",
+    "return_dict",
+    *GenerationConfig().to_dict(),
+}
 # SDPA and FlashAttention may leave out what these ask for, so there the implementation matters.
 _SOFTENING = ("attn_logit_softcapping",)
+_SAMPLE = 64  # bytes of each tensor that are compared at each use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class Fingerprint:
     adapter: str | None
     dtype: str
     attention: str | None
-    shape: str
+    config: str
     layout: str
 
     @cached_property
@@ -60,11 +62,23 @@ class Fingerprint:
 
     def differences(self, stored: Mapping[str, object]) -> list[str]:
         """Return in what a stored one differs, in words."""
+        if (theirs := stored.get("format")) != self.format:
+            return [f"its {_NAMES['format']} is {theirs!r}, not {self.format!r}"]
+        ours, theirs = self._named(asdict(self)), self._named(stored)
         return [
-            f"its {_NAMES[name]} is {stored.get(name)!r}, not {ours!r}"
-            for name, ours in asdict(self).items()
-            if stored.get(name) != ours
+            f"its {name} is {theirs.get(name)!r}, not {ours.get(name)!r}"
+            for name in ours | theirs
+            if ours.get(name) != theirs.get(name)
         ]
+
+    @staticmethod
+    def _named(stored: Mapping[str, object]) -> dict[str, object]:
+        """Return the parts by their names, the configuration taken apart."""
+        config = cast("dict[str, object]", json.loads(str(stored["config"])))
+        return {
+            **{name: stored.get(part) for part, name in _NAMES.items()},
+            **{f"configuration's {name}": value for name, value in config.items()},
+        }
 
 
 _NAMES = {
@@ -75,7 +89,6 @@ _NAMES = {
     "adapter": "adapter",
     "dtype": "dtype",
     "attention": "attention implementation",
-    "shape": "RoPE and window settings",
     "layout": "tokenizer or chat template",
 }
 
@@ -83,8 +96,9 @@ _NAMES = {
 class Fingerprinted:
     """A model whose fingerprint is always that of what it is now.
 
-    The checksum reads all weights (some 5 GB/s), so it is taken anew only where tensors were
-    replaced or written to since, which costs microseconds to see.
+    The checksum reads all weights (some 5 GB/s), so it is taken anew only where a tensor was
+    replaced or written to since. PyTorch counts what is written, but not through ``tensor.data``: a
+    sample of each tensor shows that, unless it was a few of its numbers alone.
     """
 
     def __init__(self, model: PreTrainedModel, layout: str) -> None:
@@ -92,6 +106,8 @@ class Fingerprinted:
         self._layout = layout
         self._lock = threading.Lock()
         self._seen: object = None
+        self._sampled = b""
+        self._samples: list[torch.Tensor] = []  # which see what is written to the tensors
         self._weights = ""
 
     def now(self) -> Fingerprint:
@@ -100,10 +116,13 @@ class Fingerprinted:
         with self._lock:
             seen = [_state(tensor) for _, tensor in _tensors(model)]
             if seen != self._seen:
-                self._weights, self._seen = _checksum(model), seen
+                self._samples = [_sample(tensor) for _, tensor in _tensors(model)]
+            sampled = _bytes_of(self._samples)
+            if (seen, sampled) != (self._seen, self._sampled):
+                self._weights, self._seen, self._sampled = _checksum(model), seen, sampled
             weights = self._weights
         softened = any(getattr(config, name, None) for name in _SOFTENING)
-        shape = {name: getattr(config, name, None) for name in _SHAPING}
+        shaping = {key: value for key, value in config.to_dict().items() if key not in _SILENT}
         return Fingerprint(
             format=LIBRARY_FORMAT,
             architecture=type(model).__name__,
@@ -112,7 +131,7 @@ class Fingerprinted:
             adapter=_adapter(model),
             dtype=str(model.dtype).removeprefix("torch."),
             attention=config._attn_implementation if softened else None,  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-            shape=json.dumps(shape, sort_keys=True, default=str),
+            config=json.dumps(shaping, sort_keys=True, default=str),
             layout=self._layout,
         )
 
@@ -125,6 +144,25 @@ def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
 def _state(tensor: torch.Tensor) -> tuple[int, int]:
     written = 0 if tensor.is_inference() else tensor._version  # noqa: SLF001
     return tensor.data_ptr(), written
+
+
+def _sample(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a view of some bytes of a tensor, from its beginning to its end."""
+    storage = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+    whole = storage.set_(tensor.untyped_storage())
+    start = tensor.storage_offset() * tensor.element_size()
+    part = whole[start : start + tensor.numel() * tensor.element_size()]
+    # An odd step, so that they are not all the same byte of their numbers.
+    return part[:: max(1, len(part) // _SAMPLE) | 1]
+
+
+def _bytes_of(samples: Sequence[torch.Tensor]) -> bytes:
+    """Return what samples show, copied from each device at once."""
+    devices = dict.fromkeys(sample.device for sample in samples)
+    return b"".join(
+        torch.cat([sample for sample in samples if sample.device == device]).cpu().numpy().tobytes()
+        for device in devices
+    )
 
 
 @torch.no_grad()

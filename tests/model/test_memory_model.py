@@ -419,7 +419,7 @@ MISMATCHES: dict[str, tuple[dict[str, Any], str]] = {
     "template": ({"template": "defaulted"}, "chat template"),
     "rope": (
         {"shape": {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}}},
-        "RoPE",
+        "rope_parameters",
     ),
 }
 

@@ -1,0 +1,82 @@
+"""What a KV cache depends on beside its tokens is seen, however it is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from memos_core.model.fingerprint import Fingerprinted
+from tests.model.models import model_of
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads of torch cost more than they bring where tensors are small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def of(name: str = "llama", **shape: Any) -> Fingerprinted:
+    return Fingerprinted(model_of(name, **shape), "layout")
+
+
+SHAPING: dict[str, Any] = {
+    "rms_norm_eps": 0.1,
+    "hidden_act": "relu",
+    "max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize("name", SHAPING)
+def test_whatever_of_a_configuration_shapes_keys_is_a_part_of_it(name: str) -> None:
+    before, other = of().now(), of(**{name: SHAPING[name]}).now()
+    assert other.weights == before.weights
+    assert other.key != before.key
+    (why,) = other.differences(before.as_json())
+    assert why.startswith(f"its configuration's {name} is ")
+
+
+def test_what_decides_only_how_answers_are_made_is_no_part_of_it() -> None:
+    one = of()
+    before = one.now().key
+    config = one._model.config  # noqa: SLF001
+    config._name_or_path, config.use_cache, config.eos_token_id = "elsewhere", False, 7  # noqa: SLF001
+    config.id2label = {0: "no", 1: "yes"}
+    assert one.now().key == before
+
+
+def test_another_format_is_named_alone() -> None:
+    now = of().now()
+    assert now.differences({"format": 1, "shape": "{}"}) == [
+        f"its format of this library is 1, not {now.format}"
+    ]
+
+
+@torch.no_grad()
+def _in_place(weight: torch.Tensor) -> None:
+    weight.mul_(1.01)
+
+
+def _by_data(weight: torch.Tensor) -> None:
+    weight.data.mul_(1.01)
+
+
+def _of_another(weight: torch.Tensor) -> None:
+    weight.data = weight.data * 1.01
+
+
+@pytest.mark.parametrize("write", [_in_place, _by_data, _of_another])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_written_to_are_seen(write: Any, dtype: torch.dtype) -> None:
+    one = of()
+    model = one._model.to(dtype)  # noqa: SLF001
+    before = one.now()
+    assert one.now() == before
+    write(model.get_parameter("model.layers.1.mlp.down_proj.weight"))
+    (why,) = one.now().differences(before.as_json())
+    assert "checksum of the weights" in why
