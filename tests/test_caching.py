@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from memos_core import (
@@ -110,6 +111,19 @@ def test_it_ends_with_the_first_of_its_memories_and_whoever_listens_is_told(
         ann.remembered([cache.id])
 
 
+def test_what_has_expired_lives_no_more_before_it_is_swept(
+    ann: View, cached: Any, database: str
+) -> None:
+    cache, (tea, _) = cached
+    assert ann.live_keys() == {"h", "a", "b"}
+    for one in (tea, cache):
+        with psycopg.connect(database) as connection:
+            connection.execute(
+                "UPDATE memos.cube SET expires_at = CASE id WHEN %s THEN now() END", [one.id]
+            )
+        assert ann.live_keys() == frozenset()
+
+
 def test_what_two_caches_share_lives_as_long_as_one_of_them(ann: View, cached: Any) -> None:
     _, (tea, oslo) = cached
     ann.keep_cache(record([tea], "h", "a"))
@@ -145,6 +159,12 @@ def test_each_caller_keeps_a_cache_of_his_own(memos: MemOS) -> None:
     assert own.id != cache.id
     assert own.governance.owner == "bob"
     assert his.keep_cache(record(facts)).id == own.id
+
+
+def test_a_callers_cache_lives_whoever_asks(memos: MemOS) -> None:
+    mine = memos.at("acme", "ann", caller=Caller(user="ann"))
+    mine.keep_cache(record(mine.add(FACTS)))
+    assert memos.at("acme", "ann", caller=Caller(user="bob")).live_keys() == {"h", "a", "b"}
 
 
 def test_other_tenants_know_nothing_of_it(memos: MemOS, cached: Any) -> None:

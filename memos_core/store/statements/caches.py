@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import LiteralString
 from uuid import UUID
 
@@ -162,16 +163,23 @@ def caches(scope: Scope, model: str | None) -> Statement[list[Remembered]]:
     )
 
 
-# What has to go is gone for everybody, so no caller's rights are asked.
-_LIVE_KEYS: LiteralString = """
-    SELECT DISTINCT unnest(keys) AS key FROM memos.kv_cache WHERE tenant = %(tenant)s
+_LIVE_KEYS: LiteralString = (
     """
+    SELECT DISTINCT unnest(keys) AS key FROM memos.kv_cache AS cache CROSS JOIN LATERAL (
+        SELECT id FROM memos.cube WHERE tenant = %(tenant)s AND id = cache.cube
+            AND (expires_at IS NULL OR expires_at > now()) AND """
+    + STANDS
+    + """ OFFSET 0
+    ) AS cube
+    WHERE cache.tenant = %(tenant)s
+    """
+)
 
 
 def live_keys(scope: Scope) -> Statement[frozenset[str]]:
-    """Read the keys of all KV caches of a tenant."""
+    """Read the keys of all KV caches of a tenant that stand, whoever may read them."""
     return Statement(
         sql=_LIVE_KEYS,
-        parameters=scope.parameters(),
+        parameters=replace(scope, caller=None).parameters(),
         read=lambda rows: frozenset(row["key"] for row in rows),
     )
