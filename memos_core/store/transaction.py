@@ -12,6 +12,7 @@ from memos_core import errors
 from memos_core.settings import Settings
 from memos_core.store.connections import Connection
 from memos_core.store.driver_errors import translated
+from memos_core.store.numbered import answer
 from memos_core.store.statement import Copy, Statement
 
 T = TypeVar("T")
@@ -31,14 +32,10 @@ class Transaction:
     def run(self, statement: Statement[T], /) -> T:
         """Run a statement and return its answer."""
         if not statement.every_tenant:
-            return self._answer(statement)
+            return answer(self._connection, statement)
         with self._connection.transaction():
             self._connection.execute(_EVERY_TENANT)
-            return self._answer(statement)
-
-    def _answer(self, statement: Statement[T]) -> T:
-        rows = self._connection.execute(statement.sql, statement.parameters).fetchall()
-        return statement.read(rows)
+            return answer(self._connection, statement)
 
     def copy(self, copy: Copy, /) -> None:
         """Store many rows."""

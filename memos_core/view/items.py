@@ -63,11 +63,10 @@ class _Plan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Put:
-    """What is to be written in one namespace: drafts with their vectors, and what is to end."""
+class _Writes:
+    """What is to be written: drafts with their vectors, by these rules, and what is to end."""
 
-    scope: Scope
-    ruled: Ruled
+    ruled: Mapping[Namespace, Ruled]
     drafts: list[ItemDraft]
     vectors: Vectors | None  # of the drafts' texts, then of their passages; None for none
     ended: list[UUID]
@@ -101,7 +100,7 @@ class Items(Writing):
         while True:
             ruled = {path: self.engine.rules(self._scope_of(path)) for path in plan.writes}
             try:
-                return self._at_once(plan, self._puts(plan, ruled))
+                return self._at_once(plan, self._written_as(plan, ruled))
             except RulesChanged:
                 self.engine.rules_changed()
                 if self.engine.in_pipeline:
@@ -130,27 +129,22 @@ class Items(Writing):
                 plan.questions[op.query] = self.engine.question(excerpt(op.query))
         return plan
 
-    def _puts(self, plan: _Plan, ruled: Mapping[Namespace, Ruled]) -> list[_Put]:
+    def _written_as(self, plan: _Plan, ruled: Mapping[Namespace, Ruled]) -> _Writes:
         """Draft what is to be written by the rules, and embed it."""
-        puts: list[_Put] = []
-        for path, wanted in sorted(plan.writes.items()):  # so that no two wait in a ring
-            drafts = [
-                self._item(path, key, op, ruled[path])
-                for key, op in wanted.items()
-                if op.value is not None
-            ]
-            texts = [draft.text for draft in drafts]
-            texts += [passage for draft in drafts for passage in draft.passages]
-            puts.append(
-                _Put(
-                    scope=self._scope_of(path),
-                    ruled=ruled[path],
-                    drafts=drafts,
-                    vectors=self.engine.documents(texts) if texts else None,
-                    ended=[id_of(path, key) for key, op in wanted.items() if op.value is None],
-                )
-            )
-        return puts
+        every = [(path, key, op) for path, ops in plan.writes.items() for key, op in ops.items()]
+        drafts = [
+            self._item(path, key, op, ruled[path])
+            for path, key, op in every
+            if op.value is not None
+        ]
+        texts = [draft.text for draft in drafts]
+        texts += [passage for draft in drafts for passage in draft.passages]
+        return _Writes(
+            ruled=ruled,
+            drafts=drafts,
+            vectors=self.engine.documents(texts) if texts else None,
+            ended=[id_of(path, key) for path, key, op in every if op.value is None],
+        )
 
     def _item(self, path: Namespace, key: str, op: PutItem, ruled: Ruled) -> ItemDraft:
         """Return what the rules let be kept of an item."""
@@ -162,6 +156,7 @@ class Items(Writing):
         text = kept(shortened(said, self.engine.settings.max_text), {}, by, namespace=path)
         return ItemDraft(
             id=id_of(path, key),
+            namespace=path,
             text=text.text,
             words=reader.words_in(text.text, Provenance()),
             metadata=metadata_of(key, value.metadata, text=text.text, found_by=len(texts), ttl=ttl),
@@ -184,16 +179,16 @@ class Items(Writing):
 
     # ---------------------------------------------------------------- all of it
 
-    def _at_once(self, plan: _Plan, puts: Sequence[_Put]) -> list[ItemResult]:
+    def _at_once(self, plan: _Plan, writes: _Writes) -> list[ItemResult]:
         """Read, then write, in one transaction; again where that collides with others."""
-        alone = _is_one_statement(plan, puts)
+        alone = _is_one_statement(plan, writes)
         for attempt in range(COLLISIONS + 1):
             try:
                 if alone:
-                    return self._steps(plan, puts, alone=True)
+                    return self._steps(plan, writes, alone=True)
                 with self.engine.joined() as (inside, _):
                     within = Items(inside, self.namespace, self.caller)
-                    return within._steps(plan, puts)
+                    return within._steps(plan, writes)
             except _InTheWay:
                 alone = False
             except TransactionCollided:
@@ -202,7 +197,7 @@ class Items(Writing):
                 time.sleep(random.uniform(0, COLLISION_SECONDS))  # noqa: S311 it hides nothing
         raise AssertionError  # the loop has no other end
 
-    def _steps(self, plan: _Plan, puts: Sequence[_Put], *, alone: bool = False) -> list[ItemResult]:
+    def _steps(self, plan: _Plan, writes: _Writes, *, alone: bool = False) -> list[ItemResult]:
         results: list[ItemResult] = [None] * plan.count
         gets = {place: op for place, op in plan.reads.items() if isinstance(op, GetItem)}
         for place, item in self._got(gets).items() if gets else ():
@@ -212,12 +207,10 @@ class Items(Writing):
                 results[place] = self._found(op, plan.questions.get(op.query or ""))
             elif isinstance(op, ListNamespaces):
                 results[place] = self._listed(op)
-        for put in puts:
-            there = Items(self.engine, put.scope.namespace, self.caller)
-            if put.ended:
-                there._end(put.ended)
-            if put.vectors is not None:
-                there._write_items(put, put.vectors, alone=alone)
+        if writes.ended:
+            self._end(writes.ended)
+        if writes.vectors is not None:
+            self._write_items(writes, writes.vectors, alone=alone)
         return results
 
     # ---------------------------------------------------------------- reading
@@ -295,11 +288,13 @@ class Items(Writing):
 
     # ---------------------------------------------------------------- writing
 
-    def _write_items(self, put: _Put, vectors: Vectors, *, alone: bool) -> None:
-        """Write drafts in this namespace; ``alone``, by one statement or not at all."""
-        drafts, count = put.drafts, len(put.drafts)
-        self._check_growth(put)
-        versions = self._put(drafts, vectors[:count], put.ruled)
+    def _write_items(self, writes: _Writes, vectors: Vectors, *, alone: bool) -> None:
+        """Write drafts; ``alone``, by one statement or not at all."""
+        drafts, count = writes.drafts, len(writes.drafts)
+        for path, ruled in writes.ruled.items():
+            if ruled.rules.limits_writes:
+                self._check_growth(ruled, [one for one in drafts if one.namespace == path])
+        versions = self._put(drafts, vectors[:count], writes.ruled)
         left = [place for place, draft in enumerate(drafts) if draft.id not in versions]
         if left and alone:
             raise _InTheWay
@@ -307,7 +302,7 @@ class Items(Writing):
             others = [drafts[place] for place in left]
             ids = [draft.id for draft in others]
             self.engine.run(cubes.clear_expired(self._scope, ids))
-            versions |= self._put(others, vectors[left], put.ruled)
+            versions |= self._put(others, vectors[left], writes.ruled)
             if missing := [id for id in ids if id not in versions]:
                 self._refuse_items(missing)
         if len(vectors) > count:
@@ -317,25 +312,26 @@ class Items(Writing):
                 )
             )
 
-    def _put(self, drafts: Sequence[ItemDraft], vectors: Vectors, ruled: Ruled) -> dict[UUID, int]:
+    def _put(
+        self, drafts: Sequence[ItemDraft], vectors: Vectors, ruled: Mapping[Namespace, Ruled]
+    ) -> dict[UUID, int]:
+        versions = {path: by.version for path, by in ruled.items()}
         return self.engine.run(
-            items.put(self._scope, drafts, vectors, model=self.engine.model, rules=ruled.version)
+            items.put(self._scope, drafts, vectors, model=self.engine.model, rules=versions)
         )
 
-    def _check_growth(self, put: _Put) -> None:
+    def _check_growth(self, ruled: Ruled, drafts: Sequence[ItemDraft]) -> None:
         """Refuse what would be more than the rules allow; what is there already counts once."""
-        if not put.ruled.rules.limits_writes:
-            return
-        there = self.engine.run(cubes.current(self._scope, [draft.id for draft in put.drafts]))
+        there = self.engine.run(cubes.current(self._scope, [draft.id for draft in drafts]))
         before = sum(len(known.cube.text) for known in there.values())
         with self.engine.transaction() as transaction:
             check_write(
                 transaction,
-                self._ruled_scope(put.ruled),
-                put.ruled.rules,
-                cubes=len(put.drafts) - len(there),
-                characters=sum(len(draft.text) for draft in put.drafts) - before,
-                writes=len(put.drafts),
+                Scope(namespace=ruled.namespace or self.namespace, caller=self.caller),
+                ruled.rules,
+                cubes=len(drafts) - len(there),
+                characters=sum(len(draft.text) for draft in drafts) - before,
+                writes=len(drafts),
             )
 
     def _refuse_items(self, ids: Sequence[UUID]) -> NoReturn:
@@ -359,18 +355,13 @@ class Items(Writing):
             self.forget(found)
 
 
-def _is_one_statement(plan: _Plan, puts: Sequence[_Put]) -> bool:
+def _is_one_statement(plan: _Plan, writes: _Writes) -> bool:
     """Say whether a batch is a single read, or a single write that needs no transaction."""
     if plan.reads:
-        return len(plan.reads) == 1 and not puts
-    drafts = [draft for put in puts for draft in put.drafts]
-    ended = [id for put in puts for id in put.ended]
-    return (
-        len(drafts) == 1
-        and not ended
-        and not drafts[0].passages
-        and not puts[0].ruled.rules.limits_writes
-    )
+        return len(plan.reads) == 1 and not plan.writes
+    if len(writes.drafts) != 1 or writes.ended or writes.drafts[0].passages:
+        return False
+    return not any(by.rules.limits_writes for by in writes.ruled.values())
 
 
 def _compared(wanted: object) -> object:

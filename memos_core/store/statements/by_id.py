@@ -24,7 +24,7 @@ from memos_core.store.statements.permission import (
     STANDS,
     STOOD,
 )
-from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, Scope
+from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, LIES_INSIDE, Scope
 
 # A version held from when it was recorded until it was superseded; the current one still holds.
 _AT: LiteralString = """
@@ -104,7 +104,7 @@ _VERSIONS: LiteralString = (
     """
     SELECT id, version FROM memos.cube
     WHERE id = ANY(%(ids)s::uuid[]) AND (expires_at IS NULL OR expires_at > now()) AND """
-    + INSIDE
+    + LIES_INSIDE
     + " AND "
     + MAY_READ
     + " AND "

@@ -30,7 +30,7 @@ from memos_core.store.statements.permission import (
     STANDS,
 )
 from memos_core.store.statements.rules import IN_FORCE
-from memos_core.store.statements.scope import INSIDE, Scope
+from memos_core.store.statements.scope import LIES_INSIDE, Scope
 from memos_core.words import Words
 
 
@@ -283,7 +283,7 @@ _CLEAR_EXPIRED: LiteralString = (
     WITH lapsed AS (
         SELECT id FROM memos.cube
         WHERE id = ANY(%(ids)s::uuid[]) AND expires_at <= now() AND """
-    + INSIDE
+    + LIES_INSIDE
     + " AND "
     + MAY_WRITE
     + """
@@ -291,7 +291,7 @@ _CLEAR_EXPIRED: LiteralString = (
     ), ended AS (
         SELECT id FROM memos.cube_version
         WHERE id = ANY(%(ids)s::uuid[]) AND state = 'expired' AND """
-    + INSIDE
+    + LIES_INSIDE
     + " AND "
     + MAY_WRITE
     + """ AND id NOT IN (
@@ -362,7 +362,7 @@ _CURRENT: LiteralString = (
     + MAY_SHARE
     + """ AS may_share FROM memos.cube
     WHERE id = ANY(%(ids)s::uuid[]) AND (expires_at IS NULL OR expires_at > now()) AND """
-    + INSIDE
+    + LIES_INSIDE
     + " AND "
     + MAY_READ
     + " AND "

@@ -18,7 +18,7 @@ from memos_core.store.statements.permission import (
     MAY_READ_VERSION,
     STANDS,
 )
-from memos_core.store.statements.scope import INSIDE, Scope
+from memos_core.store.statements.scope import INSIDE, LIES_INSIDE, Scope
 
 # Who asks by name sees what he did himself, and all that was done with a cube that is his.
 # Of what others did with his cube, a caller learns who did what and when, and nothing of theirs.
@@ -118,10 +118,10 @@ _DENIED: LiteralString = (
     WITH denied AS (
         SELECT DISTINCT id FROM (
             SELECT id FROM memos.cube WHERE id = ANY(%(ids)s::uuid[]) AND """
-    + INSIDE
+    + LIES_INSIDE
     + """ UNION ALL
             SELECT id FROM memos.cube_version WHERE id = ANY(%(ids)s::uuid[]) AND """
-    + INSIDE
+    + LIES_INSIDE
     + """
         ) AS there
     ), logged AS (

@@ -11,11 +11,11 @@ from memos_core.hit import ForgetReport
 from memos_core.store.statement import Row, Statement, ignored
 from memos_core.store.statements.columns import SAID
 from memos_core.store.statements.permission import MAY_READ, MAY_WRITE
-from memos_core.store.statements.scope import INSIDE, Scope
+from memos_core.store.statements.scope import INSIDE, LIES_INSIDE, Scope
 
 _HOLD: LiteralString = (
     "SELECT memos.hold(%(tenant)s, ARRAY(SELECT id FROM memos.cube "
-    "WHERE id = ANY(%(ids)s::uuid[]) AND " + INSIDE + " AND " + MAY_WRITE + "))"
+    "WHERE id = ANY(%(ids)s::uuid[]) AND " + LIES_INSIDE + " AND " + MAY_WRITE + "))"
 )
 
 
@@ -60,9 +60,9 @@ def lock_all(scope: Scope, *, session: str | None) -> Statement[list[UUID]]:
 
 _THERE: LiteralString = (
     "SELECT id FROM memos.cube WHERE id = ANY(%(ids)s::uuid[]) AND "
-    + INSIDE
+    + LIES_INSIDE
     + " UNION SELECT id FROM memos.cube_version "
-    "WHERE id = ANY(%(ids)s::uuid[]) AND state = 'expired' AND " + INSIDE
+    "WHERE id = ANY(%(ids)s::uuid[]) AND state = 'expired' AND " + LIES_INSIDE
 )
 
 
@@ -88,7 +88,7 @@ _FORGET: LiteralString = (
     + MAY_WRITE
     + """ AS may_write FROM memos.cube
             WHERE id = ANY(%(ids)s::uuid[]) AND """
-    + INSIDE
+    + LIES_INSIDE
     + " AND "
     + MAY_READ
     + """
@@ -97,7 +97,7 @@ _FORGET: LiteralString = (
     + MAY_WRITE
     + """ AS may_write FROM memos.cube_version
             WHERE id = ANY(%(ids)s::uuid[]) AND state = 'expired' AND """
-    + INSIDE
+    + LIES_INSIDE
     + " AND "
     + MAY_READ
     + """

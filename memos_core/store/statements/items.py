@@ -13,13 +13,13 @@ from pgvector import HalfVector
 from memos_core.cube import MemCube
 from memos_core.embedder import Model, Vectors
 from memos_core.item import SEMANTIC_TYPE, PathMatch
+from memos_core.namespace import Namespace
 from memos_core.store.arrays import HalfVectors, SparseVectors, Texts, Uuids
 from memos_core.store.statement import Row, Statement, ignored
 from memos_core.store.statements.columns import COLUMNS, SEARCHED, cube_from
 from memos_core.store.statements.filters import Filters
 from memos_core.store.statements.permission import MAY_READ, MAY_READ_INSIDE, MAY_WRITE, STANDS
-from memos_core.store.statements.rules import IN_FORCE
-from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, Scope
+from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, LIES_INSIDE, Scope
 from memos_core.words import Words
 
 
@@ -28,6 +28,7 @@ class ItemDraft:
     """An item to be: its cube's content, and the ``passages`` by which it is found, if several."""
 
     id: UUID
+    namespace: Namespace
     text: str
     words: Words
     metadata: Mapping[str, object]
@@ -40,22 +41,26 @@ _LIVE: LiteralString = "(expires_at IS NULL OR expires_at > now())"
 
 # What is there is locked first, with what was made of it, as in `changes`. What has expired or
 # ended under an id is left as it is: it is cleared away first (`cubes.clear_expired`).
-_PUT: LiteralString = (
-    """
-    WITH given AS MATERIALIZED (
+_GIVEN: LiteralString = """
+    WITH place AS MATERIALIZED (
+        SELECT
+            ordinal, (one ->> 'rules')::bigint AS rules,
+            ARRAY(SELECT jsonb_array_elements_text(one -> 'path')) AS path
+        FROM jsonb_array_elements(%(places)s::jsonb) WITH ORDINALITY AS one (one, ordinal)
+    ), ruled AS MATERIALIZED (
+        SELECT bool_and(memos.ruled_by(%(tenant)s, path, rules)) AS holds FROM place
+    ), given AS MATERIALIZED (
         SELECT * FROM unnest(
-            %(ids)s::uuid[], %(texts)s::text[], %(counts)s::integer[], %(words)s::sparsevec[],
-            %(embeddings)s::halfvec[], %(metadata)s::jsonb[], %(found)s::text[], %(ttls)s::float8[]
-        ) AS given (id, text, word_count, words, embedding, metadata, found, ttl)
+            %(ids)s::uuid[], %(at)s::bigint[], %(texts)s::text[], %(counts)s::integer[],
+            %(words)s::sparsevec[], %(embeddings)s::halfvec[], %(metadata)s::text[],
+            %(found)s::text[], %(ttls)s::float8[]
+        ) AS given (id, ordinal, text, word_count, words, embedding, metadata, found, ttl)
+        JOIN place USING (ordinal)
     ), old AS MATERIALIZED (
         SELECT * FROM memos.cube
         WHERE id = ANY(%(ids)s::uuid[]) AND state <> 'frozen' AND """
-    + _LIVE
-    + " AND "
-    + INSIDE
-    + " AND "
-    + MAY_WRITE
-    + """ AND CASE WHEN EXISTS (
+_CHANGED: LiteralString = (
+    """ AND CASE WHEN EXISTS (
                 SELECT FROM memos.source WHERE source.tenant = %(tenant)s AND source.source = id
             ) THEN memos.hold(%(tenant)s, ARRAY[id]) ELSE true END
         ORDER BY id FOR UPDATE
@@ -73,7 +78,7 @@ _PUT: LiteralString = (
                 ELSE cube.state END,
             text = given.text,
             semantic_type = %(semantic_type)s,
-            metadata = given.metadata,
+            metadata = given.metadata::jsonb,
             provenance = cube.provenance - 'restored_from',
             sensitivity = cube.sensitivity || ARRAY(
                 SELECT label FROM unnest(string_to_array(given.found, ',')) AS label
@@ -85,10 +90,8 @@ _PUT: LiteralString = (
             embedding = given.embedding
         FROM given JOIN aged USING (id)
         WHERE cube.tenant = %(tenant)s AND cube.id = given.id
-            AND memos.embedded_by(%(model)s::jsonb) AND """
-    + IN_FORCE
-    + """
-        RETURNING cube.id, cube.version, cube.recorded_at
+            AND memos.embedded_by(%(model)s::jsonb) AND (SELECT holds FROM ruled)
+        RETURNING cube.id, cube.version, cube.recorded_at, cube.namespace
     ), outdated AS (
         DELETE FROM memos.passage
         WHERE tenant = %(tenant)s AND cube = ANY(ARRAY(SELECT id FROM changed))
@@ -99,33 +102,31 @@ _PUT: LiteralString = (
     + SEARCHED
     + """, content_version)
         SELECT
-            %(tenant)s, id, %(namespace)s::text[], 'plaintext', 'generated', 1, text,
-            %(semantic_type)s, '{}', metadata, %(provenance)s::jsonb, '{}', %(user)s::text, 0,
-            string_to_array(found, ','), NULL, NULL, now(), now(),
+            %(tenant)s, id, path, 'plaintext', 'generated', 1, text,
+            %(semantic_type)s, '{}', metadata::jsonb, %(provenance)s::jsonb, '{}', %(user)s::text,
+            0, string_to_array(found, ','), NULL, NULL, now(), now(),
             now() + make_interval(secs => ttl), word_count, words, NULL, NULL, embedding, false, 1
         FROM given
-        WHERE id NOT IN (SELECT id FROM old) AND memos.embedded_by(%(model)s::jsonb) AND """
-    + IN_FORCE
-    + """ AND NOT EXISTS (
+        WHERE id NOT IN (SELECT id FROM old) AND memos.embedded_by(%(model)s::jsonb)
+            AND (SELECT holds FROM ruled) AND NOT EXISTS (
                 SELECT FROM memos.cube_version AS past
                 WHERE past.tenant = %(tenant)s AND past.id = given.id
             )
         ON CONFLICT DO NOTHING
-        RETURNING id, 1 AS version
+        RETURNING id, 1 AS version, namespace
     ), late AS (
         INSERT INTO memos.unindexed (tenant, index, id)
-        SELECT tenant, held.id, added.id FROM added CROSS JOIN memos.search_index AS held
-        WHERE tenant = %(tenant)s
-            AND namespace = (%(namespace)s::text[])[:cardinality(namespace)]
+        SELECT %(tenant)s, held.id, added.id FROM memos.search_index AS held JOIN added
+            ON held.namespace = added.namespace[:cardinality(held.namespace)]
+        WHERE held.tenant = %(tenant)s
     ), logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
         SELECT
-            %(tenant)s, now(), 'added', %(namespace)s::text[], %(caller)s::jsonb, array_agg(id),
-            '{}'
-        FROM added HAVING count(*) > 0
+            %(tenant)s, now(), 'added', namespace, %(caller)s::jsonb, array_agg(id), '{}'
+        FROM added GROUP BY namespace
         UNION ALL
         SELECT
-            %(tenant)s, recorded_at, 'updated', %(namespace)s::text[], %(caller)s::jsonb,
+            %(tenant)s, recorded_at, 'updated', namespace, %(caller)s::jsonb,
             ARRAY[id], jsonb_build_object('version', version, 'mode', 'overwrite')
         FROM changed
     ), reached AS (
@@ -133,8 +134,8 @@ _PUT: LiteralString = (
             memos.invalidate(
                 %(tenant)s, array_agg(id), max(recorded_at), %(caller)s::jsonb
             ),
-            memos.unindex(%(tenant)s, array_agg(id), %(namespace)s::text[])
-        FROM changed HAVING count(*) > 0
+            memos.unindex(%(tenant)s, array_agg(id), namespace)
+        FROM changed GROUP BY namespace
     ), written AS MATERIALIZED (
         SELECT id, version FROM changed UNION ALL SELECT id, version FROM added
     )
@@ -147,28 +148,41 @@ _PUT: LiteralString = (
 
 
 def put(
-    scope: Scope, drafts: Sequence[ItemDraft], embeddings: Vectors, *, model: str, rules: int
+    scope: Scope,
+    drafts: Sequence[ItemDraft],
+    embeddings: Vectors,
+    *,
+    model: str,
+    rules: Mapping[Namespace, int],
 ) -> Statement[dict[UUID, int]]:
     """Store items, each in place of what is under its id; read the versions that were written.
 
-    What is frozen, may not be written, has expired or lies elsewhere under an id is left as it is,
-    and its id is missing from the answer.
+    ``rules`` are the versions of those that were applied, by namespace. What is frozen, may not be
+    written, has expired or lies elsewhere under an id is left as it is, and its id is missing from
+    the answer.
     """
+    places = {path: number for number, path in enumerate(rules, 1)}
     return Statement(
-        sql=_PUT,
+        sql=_GIVEN
+        + LIES_INSIDE
+        + " AND "
+        + _LIVE
+        + ("" if scope.caller is None else " AND " + MAY_WRITE)
+        + _CHANGED,
         parameters=scope.parameters(
+            places=json.dumps([{"path": path, "rules": by} for path, by in rules.items()]),
             ids=Uuids([draft.id for draft in drafts]),
+            at=[places[draft.namespace] for draft in drafts],
             texts=Texts([draft.text for draft in drafts]),
             counts=[draft.words.count for draft in drafts],
             words=SparseVectors([draft.words.vector for draft in drafts]),
             embeddings=HalfVectors(embeddings),
-            metadata=[json.dumps(draft.metadata, ensure_ascii=False) for draft in drafts],
-            found=[",".join(draft.sensitivity) for draft in drafts],
+            metadata=Texts([json.dumps(draft.metadata, ensure_ascii=False) for draft in drafts]),
+            found=Texts([",".join(draft.sensitivity) for draft in drafts]),
             ttls=[draft.ttl for draft in drafts],
             provenance=json.dumps({"created_by": scope.caller.user} if scope.caller else {}),
             semantic_type=SEMANTIC_TYPE,
             model=Model(name=model, width=embeddings.shape[1]).as_json(),
-            rules_version=rules,
         ),
         read=lambda rows: dict(zip(rows[0]["ids"], rows[0]["versions"], strict=True)),
     )
@@ -216,20 +230,13 @@ def keep_passages(
 # ------------------------------------------------------------------------------------ reading
 
 _IS_ITEM: LiteralString = "semantic_type = '" + SEMANTIC_TYPE + "' AND metadata ? 'key'"
-_GET: LiteralString = (
-    """
-    WITH found AS (
-        SELECT """
+_FOUND: LiteralString = (
+    "WITH found AS (SELECT "
     + COLUMNS
     + " FROM memos.cube WHERE id = ANY(%(ids)s::uuid[]) AND "
-    + INSIDE
-    + " AND "
+    + LIES_INSIDE
+    + " AND NOT derived AND "
     + _LIVE
-    + " AND "
-    + MAY_READ
-    + " AND "
-    + STANDS
-    + ")"
 )
 _LOGGED: LiteralString = (
     """, logged AS (
@@ -250,7 +257,11 @@ _LOGGED: LiteralString = (
 def get(scope: Scope, cubes: Sequence[UUID], *, log: bool) -> Statement[dict[UUID, MemCube]]:
     """Read items by the ids of their cubes; those that are not there are left out."""
     return Statement(
-        sql=_GET + (_LOGGED if log else "") + " SELECT * FROM found",
+        sql=_FOUND
+        + ("" if scope.caller is None else " AND " + MAY_READ)
+        + ")"
+        + (_LOGGED if log else "")
+        + " SELECT * FROM found",
         parameters=scope.reading(ids=list(cubes), as_of=None),
         read=lambda rows: {row["id"]: cube_from(row) for row in rows},
     )
@@ -263,7 +274,7 @@ _REFRESH: LiteralString = (
             SELECT id FROM memos.cube WHERE tenant = %(tenant)s AND id = ANY(%(ids)s::uuid[])
             ORDER BY id FOR UPDATE
         )) AND """
-    + INSIDE
+    + LIES_INSIDE
     + " AND "
     + _LIVE
     + " AND state <> 'frozen' AND jsonb_typeof(metadata -> 'ttl') = 'number'"

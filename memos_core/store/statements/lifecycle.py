@@ -17,10 +17,13 @@ from memos_core.store.statements.permission import (
     MAY_WRITE,
     STANDS,
 )
-from memos_core.store.statements.scope import INSIDE, Scope
+from memos_core.store.statements.scope import LIES_INSIDE, Scope
 
 _IDS: LiteralString = (
-    "SELECT id FROM memos.cube WHERE id = ANY(%(ids)s::uuid[]) AND " + INSIDE + " AND " + MAY_WRITE
+    "SELECT id FROM memos.cube WHERE id = ANY(%(ids)s::uuid[]) AND "
+    + LIES_INSIDE
+    + " AND "
+    + MAY_WRITE
 )
 # The table of versions is locked as well, before any row is, as in every other change: `reembed`
 # waits for both tables in that order.
@@ -47,7 +50,7 @@ _FOUND: LiteralString = (
     WITH held AS (
         SELECT * FROM memos.cube
         WHERE id = ANY(%(ids)s::uuid[]) AND (expires_at IS NULL OR expires_at > now()) AND """
-    + INSIDE
+    + LIES_INSIDE
     + " AND "
     + MAY_READ
     + " AND (%(user)s::text IS NULL OR "

@@ -21,7 +21,7 @@ from memos_core.store.statements.permission import (
     MAY_WRITE,
     STANDS,
 )
-from memos_core.store.statements.scope import INSIDE, Scope
+from memos_core.store.statements.scope import INSIDE, LIES_INSIDE, Scope
 
 # With all that they were made of: who forgets one of those must either see what is made here, or be
 # seen.
@@ -77,7 +77,7 @@ _PARENTS: LiteralString = (
     + """ AS may_write
     FROM memos.cube
     WHERE id = ANY(%(ids)s::uuid[]) AND (expires_at IS NULL OR expires_at > now()) AND """
-    + INSIDE
+    + LIES_INSIDE
     + " AND "
     + MAY_READ
     + " AND "

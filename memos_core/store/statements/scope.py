@@ -14,6 +14,11 @@ from memos_core.store.statement import AskedTenant, Asker, Tenant
 INSIDE: LiteralString = """
     tenant = %(tenant)s AND trail >= %(trail)s::text AND trail < %(past)s::text
 """
+# The same of rows that are looked up by their ids: no index for the planner to prefer, which holds
+# generic plans to be no worse for many ids and is wrong.
+LIES_INSIDE: LiteralString = """
+    tenant = %(tenant)s AND (trail >= %(trail)s::text AND trail < %(past)s::text) IS TRUE
+"""
 
 # A read's event may be lost in a crash, so a read need not wait for the disk. A setting made inside
 # a statement is in force at that statement's commit.
