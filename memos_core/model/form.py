@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self, cast
@@ -34,7 +35,7 @@ class Form:
         """Return where chains of keys begin: what is exact is never continued from what is not."""
         if self.exact:
             return fingerprint
-        return f"{fingerprint} {self.quantization.value} {self.recompute}"
+        return json.dumps([fingerprint, self.quantization.value, self.recompute])
 
     def as_json(self) -> dict[str, object]:
         """Return it as a report has it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -24,11 +25,14 @@ class Prefix:
     keys: tuple[str, ...]
 
     @classmethod
-    def of(cls, tenant: str, fingerprint: str, runs: Sequence[Sequence[int]]) -> Prefix:
-        """Return runs with their keys; empty ones are left out: nothing is kept of them."""
+    def of(cls, tenant: str, root: str, runs: Sequence[Sequence[int]]) -> Prefix:
+        """Return runs with their keys; empty ones are left out: nothing is kept of them.
+
+        ``root`` stands for the model and the form in which it is cached.
+        """
         kept = tuple(tuple(run) for run in runs if run)
         keys: list[str] = []
-        before = f"{fingerprint} {tenant}"
+        before = json.dumps([root, tenant])
         for run in kept:
             before = key_after(before, run)
             keys.append(before)

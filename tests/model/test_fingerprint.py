@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from memos_core.model.fingerprint import Fingerprinted
+from memos_core.model.form import Form
+from memos_core.model.prefix import Prefix
+from memos_core.model.quantization import Quantization
 from tests.model.models import model_of
 
 
@@ -80,3 +83,19 @@ def test_weights_that_are_written_to_are_seen(write: Any, dtype: torch.dtype) ->
     write(model.get_parameter("model.layers.1.mlp.down_proj.weight"))
     (why,) = one.now().differences(before.as_json())
     assert "checksum of the weights" in why
+
+
+def test_no_two_tenants_or_forms_have_a_key_in_common() -> None:
+    forms = [
+        Form(),
+        Form(quantization=Quantization.INT8),
+        Form(recompute=0.5),
+        Form(quantization=Quantization.INT8, recompute=0.5),
+    ]
+    tenants = ["acme", "int8 None acme", "int8 0.5 acme", "none 0.5 acme", 'acme", "x']
+    keys = [
+        Prefix.of(tenant, form.root("model"), [[1, 2]]).keys[0]
+        for form in forms
+        for tenant in tenants
+    ]
+    assert len(set(keys)) == len(forms) * len(tenants)
