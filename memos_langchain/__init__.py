@@ -1,5 +1,6 @@
 """MemOS for LangChain and LangGraph."""
 
+from memos_langchain.chat_model import ChatMemOS
 from memos_langchain.embeddings import LangChainEmbedder
 from memos_langchain.middleware import MemOSMiddleware
 from memos_langchain.retriever import MemOSRetriever
@@ -11,6 +12,7 @@ from memos_langchain.tools import (
 )
 
 __all__ = [
+    "ChatMemOS",
     "LangChainEmbedder",
     "MemOSMiddleware",
     "MemOSRetriever",

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memos_core.model.architecture import context_window as context_window
     from memos_core.model.fingerprint import Fingerprint as Fingerprint
     from memos_core.model.generation import Generation as Generation
     from memos_core.model.generation import Read as Read
@@ -50,6 +51,7 @@ _HOMES = {
     "ToolCall": "tool_calls",
     "ToolSyntax": "tool_syntax",
     "Verification": "verification",
+    "context_window": "architecture",
     "said_in": "tool_calls",
 }
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

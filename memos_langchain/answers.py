@@ -1,0 +1,131 @@
+"""What a model said as LangChain's messages, whole or in chunks."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    InputTokenDetails,
+    InvalidToolCall,
+    UsageMetadata,
+)
+from langchain_core.messages.tool import (
+    ToolCall,
+    invalid_tool_call,
+    tool_call,
+    tool_call_chunk,
+)
+
+from memos_core import model as models
+
+if TYPE_CHECKING:
+    from memos_core.model import AnswerReader, Generation, Said
+
+# LangChain counts the blocks of a streamed answer from 0, and joins those with one number.
+_FIRST_CALL = 1_000
+
+
+def message_of(
+    parts: Sequence[Said], generation: Generation, model: str, *, one_call: bool = False
+) -> AIMessage:
+    """Return a whole answer; with ``one_call`` only the first of its tool calls."""
+    calls: list[ToolCall] = []
+    broken: list[InvalidToolCall] = []
+    for part in parts:
+        if isinstance(part, models.ToolCall):
+            calls.append(tool_call(name=part.name, args=dict(part.arguments), id=_new_id()))
+        elif isinstance(part, models.BrokenToolCall):
+            broken.append(
+                invalid_tool_call(name=None, args=part.text, id=_new_id(), error=part.why)
+            )
+    thoughts = "".join(part.text for part in parts if isinstance(part, models.Thought))
+    return AIMessage(
+        content="".join(part for part in parts if isinstance(part, str)),
+        additional_kwargs={"reasoning_content": thoughts} if thoughts else {},
+        tool_calls=calls[:1] if one_call else calls,
+        invalid_tool_calls=broken,
+        usage_metadata=_usage(generation),
+        response_metadata=_metadata(generation, model),
+    )
+
+
+class Chunks:
+    """Makes the chunks of one answer while its text comes; else as ``message_of``."""
+
+    def __init__(self, reader: AnswerReader, *, one_call: bool = False) -> None:
+        self._reader = reader
+        self._one_call = one_call
+        self._calls = 0
+
+    def read(self, text: str) -> list[AIMessageChunk]:
+        """Return what is certain, now that the model said a text."""
+        return self._chunks(self._reader.read(text))
+
+    def end(self, generation: Generation, model: str) -> list[AIMessageChunk]:
+        """Return what was held back, and the last chunk, which says what it took."""
+        last = AIMessageChunk(
+            content="",
+            usage_metadata=_usage(generation),
+            response_metadata=_metadata(generation, model),
+            chunk_position="last",
+        )
+        return [*self._chunks(self._reader.end()), last]
+
+    def _chunks(self, parts: Iterable[Said]) -> list[AIMessageChunk]:
+        return [self._chunk(part) for part in parts if not self._is_too_much(part)]
+
+    def _is_too_much(self, part: Said) -> bool:
+        return self._one_call and self._calls > 0 and isinstance(part, models.ToolCall)
+
+    def _chunk(self, part: Said) -> AIMessageChunk:
+        if isinstance(part, str):
+            return AIMessageChunk(content=part)
+        if isinstance(part, models.Thought):
+            return AIMessageChunk(content="", additional_kwargs={"reasoning_content": part.text})
+        self._calls += 1
+        called = isinstance(part, models.ToolCall)
+        chunk = tool_call_chunk(
+            name=part.name if called else None,
+            args=json.dumps(part.arguments, ensure_ascii=False) if called else part.text,
+            id=_new_id(),
+            index=_FIRST_CALL + self._calls,
+        )
+        return AIMessageChunk(content="", tool_call_chunks=[chunk])
+
+
+def _new_id() -> str:
+    return secrets.token_hex(5)[:9]  # as Mistral's templates want them
+
+
+def _usage(generation: Generation) -> UsageMetadata:
+    read, said = generation.cached_tokens + generation.prefilled_tokens, len(generation.token_ids)
+    return UsageMetadata(
+        input_tokens=read,
+        output_tokens=said,
+        total_tokens=read + said,
+        input_token_details=InputTokenDetails(cache_read=generation.cached_tokens),
+    )
+
+
+def _metadata(generation: Generation, model: str) -> dict[str, Any]:
+    return {
+        "model_provider": "memos",
+        "model_name": model,
+        "finish_reason": generation.finish_reason,
+        "ttft_seconds": generation.ttft_seconds,
+        "memories": [
+            {
+                "id": str(read.cube),
+                "version": read.version,
+                "kind": str(read.kind),
+                "tokens": read.tokens,
+                "approximate": read.approximate,
+            }
+            for read in generation.reads
+        ],
+    }
