@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Literal, cast
 from uuid import UUID, uuid5
 
+from memos_core.cube import MemCube
 from memos_core.namespace import Namespace
 
 SEMANTIC_TYPE = "item"  # of the cubes that items are
@@ -119,6 +120,11 @@ def metadata_of(
     if ttl is not None:
         facts["ttl"] = ttl
     return facts
+
+
+def key_of(cube: MemCube) -> str:
+    """Return the key of an item; its cube's id, where another verb gave that other metadata."""
+    return str(cube.metadata.get("key", cube.id))
 
 
 def value_of(metadata: Mapping[str, object], text: str) -> dict[str, object]:

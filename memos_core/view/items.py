@@ -30,6 +30,7 @@ from memos_core.item import (
     PutItem,
     SearchItems,
     id_of,
+    key_of,
     metadata_of,
     value_of,
 )
@@ -245,8 +246,7 @@ class Items(Writing):
         )
         fresh = self._refreshed([cube for cube, _ in found]) if op.refresh else {}
         return [
-            self._as_item(fresh.get(cube.id, cube), str(cube.metadata["key"]), score)
-            for cube, score in found
+            self._as_item(fresh.get(cube.id, cube), key_of(cube), score) for cube, score in found
         ]
 
     def _refreshed(self, found: Sequence[MemCube]) -> dict[UUID, MemCube]:

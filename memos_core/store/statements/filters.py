@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import LiteralString
+from typing import Any, LiteralString
 
 from memos_core.store.statements.permission import STANDS, STOOD, unheard, unheard_then
 
-# Metadata conditions come as one value, so that no SQL is ever made of what a user wrote.
+# A metadata condition is one of these, with parameters of its own, so that no SQL is ever made of
+# what a user wrote. Numbers compare with numbers, strings with strings.
+_FOUND: LiteralString = "metadata #> %(path_"
+_WANTED: LiteralString = "%(value_"
+_OF: LiteralString = ")s::text[]"
+_IS: LiteralString = ")s::jsonb"
+_NUMBERS: tuple[LiteralString, ...] = ("0", "1", "2", "3", "4", "5", "6", "7")
+# More of them come as one value, which is looked at anew for each row.
 _METADATA: LiteralString = """
     NOT EXISTS (
         SELECT FROM jsonb_to_recordset(%(conditions)s::jsonb)
@@ -55,6 +64,8 @@ _STATE: LiteralString = """(CASE WHEN state = 'generated' THEN coalesce((
             AND activation.at <= coalesce(%(as_of)s::timestamptz, now())
     ), state) ELSE state END)"""
 _HEARD: LiteralString = "(state IN ('generated', 'activated', 'frozen') OR "
+
+_ORDERED: Mapping[str, LiteralString] = {"$gt": " > ", "$gte": " >= ", "$lt": " < ", "$lte": " <= "}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,13 +118,33 @@ class Filters:
             (self.kinds is None, "kind = 'plaintext'"),  # tensors answer no question
             (self.kinds is not None, "kind = ANY(%(kinds)s::text[])"),
             (self.semantic_type is not None, "semantic_type = %(semantic_type)s"),
-            (self.conditions is not None, _METADATA),
+            (self.conditions is not None, self._metadata()),
         ]
         return " AND ".join([condition for asked, condition in given if asked])
+
+    def _metadata(self) -> LiteralString:
+        conditions = self._listed()
+        if len(conditions) > len(_NUMBERS):
+            return _METADATA
+        return " AND ".join(
+            [
+                _compared(condition["operator"], number)
+                for condition, number in zip(conditions, _NUMBERS, strict=False)
+            ]
+        )
+
+    def _listed(self) -> list[dict[str, Any]]:
+        return [] if self.conditions is None else json.loads(self.conditions)
 
     def parameters(self) -> dict[str, object]:
         """Return what ``sql`` refers to."""
         return {
+            **{
+                f"{name}_{number}": json.dumps(value) if name == "value" else value
+                for condition, number in zip(self._listed(), _NUMBERS, strict=False)
+                for name, value in condition.items()
+                if name != "operator"
+            },
             "conditions": self.conditions,
             "tags": list(self.tags),
             "without": list(self.without),
@@ -123,3 +154,26 @@ class Filters:
             "as_of": self.as_of,
             "valid_at": self.valid_at,
         }
+
+
+def _compared(operator: str, number: LiteralString) -> LiteralString:
+    """Return the comparison of what is found at a path with what is wanted there."""
+    found: LiteralString = "(" + _FOUND + number + _OF + ")"
+    wanted: LiteralString = _WANTED + number + _IS
+    if operator == "$eq":
+        return found + " = " + wanted
+    if operator == "$ne":
+        return found + " IS DISTINCT FROM " + wanted
+    if operator == "$in":
+        return found + " IN (SELECT jsonb_array_elements(" + wanted + "))"
+    return (
+        "(jsonb_typeof("
+        + found
+        + ") = jsonb_typeof("
+        + wanted
+        + ") AND "
+        + found
+        + _ORDERED[operator]
+        + wanted
+        + ")"
+    )

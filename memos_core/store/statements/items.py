@@ -229,7 +229,7 @@ def keep_passages(
 
 # ------------------------------------------------------------------------------------ reading
 
-_IS_ITEM: LiteralString = "semantic_type = '" + SEMANTIC_TYPE + "' AND metadata ? 'key'"
+_IS_ITEM: LiteralString = "semantic_type = 'item'"
 _FOUND: LiteralString = (
     "WITH found AS (SELECT "
     + COLUMNS
@@ -262,7 +262,7 @@ def get(scope: Scope, cubes: Sequence[UUID], *, log: bool) -> Statement[dict[UUI
         + ")"
         + (_LOGGED if log else "")
         + " SELECT * FROM found",
-        parameters=scope.reading(ids=list(cubes), as_of=None),
+        parameters=scope.reading(ids=Uuids(cubes)),
         read=lambda rows: {row["id"]: cube_from(row) for row in rows},
     )
 
@@ -299,6 +299,17 @@ _DISTANCE: LiteralString = """
             AND passage.version = memory.content_version AND passage.model = %(model)s::jsonb
     ), embedding <=> %(embedding)b::halfvec) ELSE embedding <=> %(embedding)b::halfvec END
     """
+_NEWEST: LiteralString = "256"  # items that are looked at before all are
+_PAGE: LiteralString = " ORDER BY {}, id LIMIT %(limit)s OFFSET %(offset)s"
+_FETCHED: LiteralString = (
+    """, found AS MATERIALIZED (
+        SELECT cube.*, place, distance FROM best CROSS JOIN LATERAL (
+            SELECT """
+    + COLUMNS
+    + """ FROM memos.cube WHERE tenant = %(tenant)s AND id = best.id OFFSET 0
+        ) AS cube
+    )"""
+)
 _SEARCHED: LiteralString = (
     """, logged AS (
         INSERT INTO memos.event (tenant, at, kind, namespace, caller, cube_ids, details)
@@ -335,44 +346,75 @@ def search(
     if vector is not None:
         parameters["embedding"] = HalfVector(vector[0])
         parameters["model"] = Model(name=model, width=vector.shape[1]).as_json()
-    order: LiteralString = "recorded_at DESC" if vector is None else "distance"
+    passing = _passing(scope, filters)
     return Statement(
-        sql="""
-    WITH best AS MATERIALIZED (
-        SELECT id, distance, row_number() OVER (ORDER BY """
-        + order
-        + """, id) AS place FROM (
-            SELECT id, recorded_at, """
-        + ("NULL::float8" if vector is None else _DISTANCE)
-        + " AS distance FROM memos.cube AS memory WHERE "
-        + INSIDE
-        + " AND "
-        + _LIVE
-        + " AND "
-        + ("" if scope.caller is None else MAY_READ_INSIDE + " AND ")
-        + (
-            ""
-            if vector is None
-            else "memos.embedded_by(%(model)s::jsonb) AND metadata ? 'found' AND "
-        )
-        + _IS_ITEM
-        + " AND "
-        + filters.sql()
-        + " ORDER BY "
-        + order
-        + """, id LIMIT %(limit)s OFFSET %(offset)s
-        ) AS nearest
-    ), found AS MATERIALIZED (
-        SELECT cube.*, place, distance FROM best CROSS JOIN LATERAL (
-            SELECT """
-        + COLUMNS
-        + """ FROM memos.cube WHERE tenant = %(tenant)s AND id = best.id OFFSET 0
-        ) AS cube
-    )"""
+        sql=(_newest(passing) if vector is None else _nearest(passing))
+        + _FETCHED
         + (_SEARCHED if log else "")
         + " SELECT * FROM found ORDER BY place",
         parameters=parameters,
         read=_with_similarity,
+    )
+
+
+def _passing(scope: Scope, filters: Filters) -> LiteralString:
+    """Return the condition of items that may answer."""
+    may_read: LiteralString = "" if scope.caller is None else MAY_READ_INSIDE + " AND "
+    return _LIVE + " AND " + may_read + _IS_ITEM + " AND " + filters.sql()
+
+
+def _nearest(passing: LiteralString) -> LiteralString:
+    return (
+        """
+    WITH best AS MATERIALIZED (
+        SELECT *, row_number() OVER (ORDER BY distance, id) AS place FROM (
+            SELECT id, """
+        + _DISTANCE
+        + " AS distance FROM memos.cube AS memory WHERE "
+        + INSIDE
+        + " AND memos.embedded_by(%(model)s::jsonb) AND metadata ? 'found' AND "
+        + passing
+        + _PAGE.format("distance")
+        + ") AS nearest)"
+    )
+
+
+def _newest(passing: LiteralString) -> LiteralString:
+    """Return what finds those put last: among the tenant's newest, else among all of the view."""
+    return (
+        """
+    WITH newest AS MATERIALIZED (
+        SELECT id, recorded_at FROM (
+            SELECT * FROM memos.cube WHERE tenant = %(tenant)s AND """
+        + _IS_ITEM
+        + " ORDER BY recorded_at DESC, id LIMIT "
+        + _NEWEST
+        + """
+        ) AS memory WHERE """
+        + LIES_INSIDE
+        + " AND "
+        + passing
+        + """
+    ), enough AS (
+        SELECT count(*) >= %(limit)s + %(offset)s AS there FROM newest
+    ), best AS MATERIALIZED (
+        SELECT
+            id, NULL::float8 AS distance,
+            row_number() OVER (ORDER BY recorded_at DESC, id) AS place
+        FROM (
+            (SELECT * FROM newest WHERE (SELECT there FROM enough)"""
+        + _PAGE.format("recorded_at DESC")
+        + """)
+            UNION ALL
+            (SELECT id, recorded_at FROM memos.cube AS memory
+            WHERE NOT (SELECT there FROM enough) AND """
+        + INSIDE
+        + " AND "
+        + passing
+        + _PAGE.format("recorded_at DESC")
+        + """)
+        ) AS found
+    )"""
     )
 
 

@@ -1,6 +1,11 @@
--- The texts by which a cube is found, where it is more than one: an item's, by its paths. They go with
--- their cube, count while it says what it said (`version` is its `content_version`), and hold no vector
--- of another model than `model`.
+-- Items: cubes that are values under keys.
+
+-- Those put last, which are looked at first.
+CREATE INDEX cube_item ON memos.cube (tenant, recorded_at DESC, id) WHERE semantic_type = 'item';
+
+-- The texts by which an item is found, where it is more than one: by its paths. They go with its cube,
+-- count while it says what it said (`version` is its `content_version`), and have vectors of
+-- `model`.
 CREATE TABLE memos.passage (
     tenant text COLLATE "C" NOT NULL,
     cube uuid NOT NULL,
