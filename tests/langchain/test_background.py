@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from langchain.agents import create_agent
@@ -104,11 +105,22 @@ def test_no_answer_waits_for_a_language_model_that_reads(
     assert (dogs.text, dogs.version) == ("I have three dogs.", 2)
 
 
+def delay_reading(monkeypatch: pytest.MonkeyPatch, until: Callable[[], object]) -> None:
+    """Have what was stored read only after something."""
+    ingest = View.ingest
+
+    def late(self: View, *args: Any, read: bool = True, **options: Any) -> object:
+        if read:
+            until()
+        return ingest(self, *args, read=read, **options)
+
+    monkeypatch.setattr(View, "ingest", late)
+
+
 def test_a_run_waits_for_what_others_said_before(
-    run: Run, troubled: tuple[TroubledEmbedder, View]
+    run: Run, ann: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embedder, ann = troubled
-    embedder.slow = ALLERGY
+    delay_reading(monkeypatch, lambda: time.sleep(0.3))
     model = ScriptedModel()
     agent = create_agent(model, middleware=[MemOSMiddleware(ann)])
     run(agent, asks(ALLERGY), thread("one"))
@@ -117,19 +129,16 @@ def test_a_run_waits_for_what_others_said_before(
 
 
 def test_a_run_does_not_wait_for_its_own_message(
-    run: Run, troubled: tuple[TroubledEmbedder, View], monkeypatch: pytest.MonkeyPatch
+    run: Run, ann: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, ann = troubled
     may_read = threading.Event()
-    ingest = View.ingest
 
-    def late(self: View, *args: object, read: bool = True, **options: object) -> object:
-        assert not read or may_read.wait(60)
-        return ingest(self, *args, read=read, **options)  # pyright: ignore[reportArgumentType]
+    def wait() -> None:
+        assert may_read.wait(60)
 
-    monkeypatch.setattr(View, "ingest", late)
+    delay_reading(monkeypatch, wait)
     memory = MemOSMiddleware(ann)
-    model = ScriptedModel(script=[lambda _: may_read.set() or calls("none")])
+    model = ScriptedModel(script=[lambda _: may_read.set() or AIMessage("Noted.")])
     run(create_agent(model, middleware=[memory]), asks(ALLERGY))
     memory.flush()
     assert ann.search("allergic")[0].text == ALLERGY
