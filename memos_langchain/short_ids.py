@@ -19,6 +19,7 @@ from memos_langchain.latest import Latest
 
 _MEMORIES = "memos_memories"  # of an artifact: the memories that a tool showed or changed
 _SHORT = re.compile("[0-9a-f]{8}")
+_QUOTES = " \t\n[](){}<>#`'\""  # what models write around an id
 _LIKE = 10  # memories that are looked at for those that say the same words
 
 _lock = threading.Lock()
@@ -58,7 +59,7 @@ def named(view: View, name: str, messages: Sequence[object]) -> MemCube:
     Raises:
         ToolException: no memory, or several, go by this name.
     """
-    wanted = name.strip().strip("[]")
+    wanted = name.strip(_QUOTES)
     found = _standing(view, _ids(view, wanted, messages))
     if not found and not _SHORT.fullmatch(wanted.lower()):
         found = _saying(view, wanted)

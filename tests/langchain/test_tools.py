@@ -136,7 +136,7 @@ def test_what_a_search_shows_can_be_updated_and_forgotten(run: Run, ann: View) -
     assert "coffee" in said
     assert ann.get(tea.id).text == "Ann drinks coffee."
     run(search, {"query": "cat"})
-    run(forget, {"id": f"[{cat.id.hex[-8:]}]"})
+    run(forget, {"id": f"`[{cat.id.hex[-8:].upper()}]` "})
     assert texts(ann) == {"Ann drinks coffee."}
     run(manage, {"action": "delete", "id": shown})
     assert texts(ann) == set()
