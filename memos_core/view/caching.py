@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING
-from uuid import UUID
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 from uuid_utils.compat import uuid7
 
@@ -13,7 +14,9 @@ from memos_core.cached import CacheRecord, Remembered
 from memos_core.checks import checked_many
 from memos_core.cube import Kind, MemCube
 from memos_core.lineage import Relation
-from memos_core.store.statements import caches, events
+from memos_core.rules import Ruled
+from memos_core.store.statements import caches, events, lineage
+from memos_core.store.statements.lineage import Parent
 from memos_core.view.making import Making, Plan
 
 if TYPE_CHECKING:
@@ -61,7 +64,7 @@ class Caching(Making):
             VersionConflict: one of them kept changing.
         """
         wanted = checked_many(record.members)
-        model = str(record.fingerprint.get("key"))
+        record = replace(record, members=tuple(wanted))
         title = self._text(
             name or f"KV cache of {len(wanted)} memories, {sum(record.tokens)} tokens", what="name"
         )
@@ -79,13 +82,33 @@ class Caching(Making):
                 cache=record,
             )
 
-        for one in self.caches(model):
+        return self._same(record) or self._make(wanted, plan)
+
+    def _stored(
+        self, planned: Plan, parents: Mapping[UUID, Parent], ruled: Ruled
+    ) -> MemCube | None:
+        """Store a plan; a KV cache unless another has kept the same since that was asked."""
+        record = planned.cache
+        if record is None:
+            return super()._stored(planned, parents, ruled)
+        with self.engine.joined() as (inside, transaction):
+            within = Caching(inside, self.namespace, self.caller)
+            name = f"KV cache {self.namespace!r} {record.keys[-1]}"
+            transaction.run(lineage.lock_name(uuid5(NAMESPACE_OID, name)))
+            return within._same(record) or super(Caching, within)._stored(planned, parents, ruled)
+
+    def _same(self, record: CacheRecord) -> MemCube | None:
+        """Return a KV cache that this caller has kept here of the same."""
+        for one in self.caches(str(record.fingerprint.get("key"))):
             mine = one.cube.governance.owner == (self.caller.user if self.caller else None)
             here = one.cube.namespace == self.namespace
-            same = one.cache and (one.cache.keys, one.cache.members) == (record.keys, (*wanted,))
+            same = one.cache and (one.cache.keys, one.cache.members) == (
+                record.keys,
+                record.members,
+            )
             if same and mine and here:
                 return one.cube
-        return self._make(wanted, plan)
+        return None
 
     def refuse_cache(self, record: CacheRecord) -> None:
         """Write down that a KV cache was made, and was not right enough to be kept."""
@@ -99,7 +122,7 @@ class Caching(Making):
         return self.engine.run(caches.live_keys(self._scope))
 
     def cache_news(self) -> AbstractContextManager[News]:
-        """Hear of KV caches that ended, for as long as it takes.
+        """Hear of KV caches that ended, for as long as it takes: the MD5 of their tenants is told.
 
         Raises:
             InvalidInput: in a pipeline, which sees nothing of what others do.
