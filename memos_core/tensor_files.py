@@ -2,16 +2,19 @@
 
 A memory's key stands for its tokens and all tokens before them (``model/prefix.py``), so a file is
 right wherever its key is asked for. A file is named by the first key in it, and what shares only
-its beginning with another run goes on in files of its own: the beginning is stored once. Tensors
-can be computed anew, so a file that is missing or damaged costs time and nothing else.
+its beginning with another run goes on in files of its own: the beginning is stored once, or twice
+by two who store at one moment. Tensors can be computed anew, so a file that is missing, damaged or
+not to be read costs time and nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -20,9 +23,11 @@ from pathlib import Path
 
 from memos_core.errors import CacheNotWritten
 
+_log = logging.getLogger("memos_core")
 FORMAT = "1"  # of the files; another has folders of its own, and is not read
 _SUFFIX = ".safetensors"
 _PARTIAL = ".partial"
+_PARTIAL_SECONDS = 600.0  # since its last byte: then its writer was killed
 _HEADER_BYTES = 100_000_000  # safetensors reads no longer header
 
 
@@ -41,6 +46,31 @@ class RunFile:
         return self.path.name.split(".")[1]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A file that is written, of ``size`` bytes, and found by nobody before it is published."""
+
+    file: RunFile
+    size: int
+    _making: Path
+
+    def publish(self) -> None:
+        """Have it found.
+
+        Raises:
+            CacheNotWritten: its folder cannot be written any more.
+        """
+        try:
+            self._making.replace(self.file.path)
+        except OSError as error:
+            self.drop()
+            raise _not_written(self.file.path.parent, error) from error
+
+    def drop(self) -> None:
+        """Remove it, where it was not published."""
+        remove(self._making)
+
+
 class TensorFiles:
     """The files of one tenant in a folder, which several processes may share."""
 
@@ -50,31 +80,36 @@ class TensorFiles:
     def along(self, keys: Sequence[str]) -> list[tuple[RunFile, int]]:
         """Return the files of the longest stored beginning, each with how many of its keys."""
         found: list[tuple[RunFile, int]] = []
-        while keys and (file := self.find(keys[0])):
+        while keys and (file := self.find(*keys)):
             count = _shared(file.keys, keys)
             found.append((file, count))
             keys = keys[count:]
         return found
 
-    def find(self, key: str) -> RunFile | None:
-        """Return the file that begins with a key."""
-        for path in self._named(key):
-            if file := _read(path):
-                return file
-            path.unlink(missing_ok=True)  # of no use to anybody
-        return None
+    def find(self, *keys: str) -> RunFile | None:
+        """Return the file that begins with the first key, and goes on longest with the others."""
+        named = (
+            path
+            for path in _listed(self._folder(keys[0]))
+            if path.name.startswith(f"{keys[0]}.") and path.suffix == _SUFFIX
+        )
+        files: list[RunFile] = []
+        for path, file in _read_all(named):
+            if file is None:
+                remove(path)  # of no use to anybody
+            else:
+                files.append(file)
+        return max(files, key=lambda file: _shared(file.keys, keys), default=None)
 
-    def write(
+    def draft(
         self,
         keys: Sequence[str],
         tokens: Sequence[int],
         *,
         storage: str,
         save: Callable[[Path, dict[str, str]], str],
-    ) -> RunFile:
-        """Store a run: ``save`` writes it to a path with these metadata, and returns its digest.
-
-        It is there whole or not at all, and takes the place of a file that begins with its key.
+    ) -> Draft:
+        """Write a run: ``save`` writes it to a path with these metadata, and returns its digest.
 
         Raises:
             CacheNotWritten: the disk is full, or the folder cannot be written.
@@ -86,55 +121,50 @@ class TensorFiles:
             "storage": storage,
         }
         folder = self._folder(keys[0])
-        making: Path | None = None
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(folder)
             descriptor, name = tempfile.mkstemp(_PARTIAL, dir=folder)
             os.close(descriptor)
-            making = Path(name)
+        except OSError as error:
+            raise _not_written(folder, error) from error
+        making = Path(name)
+        try:
             digest = save(making, details)
             with making.open("rb+") as file:
                 os.fsync(file.fileno())
-            path = folder / f"{keys[0]}.{digest}{_SUFFIX}"
-            making.replace(path)
+                size = os.fstat(file.fileno()).st_size
         except OSError as error:
-            raise CacheNotWritten(
-                f"a KV cache was not written to {folder}: {error.strerror or error}"
-            ) from error
-        finally:
-            if making is not None:
-                making.unlink(missing_ok=True)
-        for other in self._named(keys[0]):
-            if other != path:
-                other.unlink(missing_ok=True)
-        return RunFile(path=path, keys=tuple(keys), tokens=tuple(tokens), storage=storage)
+            remove(making)
+            raise _not_written(folder, error) from error
+        except BaseException:
+            remove(making)
+            raise
+        path = folder / f"{keys[0]}.{digest}{_SUFFIX}"
+        whole = RunFile(path=path, keys=tuple(keys), tokens=tuple(tokens), storage=storage)
+        return Draft(file=whole, size=size, _making=making)
 
-    def collect(self, live: AbstractSet[str]) -> int:
-        """Remove every file with a memory that is not ``live``; return how many bytes."""
-        freed = 0
-        for path in self._all():
-            file = _read(path)
-            if file is None or not live >= set(file.keys):
-                freed += _remove(path)
-        return freed
+    def all(self) -> dict[Path, RunFile | None]:
+        """Return every file and what it holds: None of one that is of no use."""
+        paths = [path for folder in _listed(self.folder) for path in _listed(folder)]
+        files = [path for path in paths if path.suffix == _SUFFIX]
+        left = [path for path in paths if path.suffix == _PARTIAL and _abandoned(path)]
+        return {**dict(_read_all(files)), **dict.fromkeys(left)}
 
     def _folder(self, key: str) -> Path:
         return self.folder / key[:2]
 
-    def _named(self, key: str) -> Iterator[Path]:
-        yield from (path for path in _listed(self._folder(key)) if path.name.startswith(key + "."))
-
-    def _all(self) -> Iterator[Path]:
-        for folder in _listed(self.folder, suffix=""):
-            yield from _listed(folder)
-
 
 def sizes(folder: Path) -> dict[Path, int]:
-    """Return how many bytes each file takes, of all tenants in a folder, the oldest use first."""
+    """Return how many bytes each file takes, of all tenants in a folder, the oldest use first.
+
+    What is being written, or was left by one who was killed while he wrote, is among them.
+    """
     found = [
         (stat.st_mtime, path, stat.st_size)
-        for path in folder.glob(f"*/*/*{_SUFFIX}")
-        if (stat := _stat(path))
+        for tenant in _listed(folder)
+        for leaf in _listed(tenant)
+        for path in _listed(leaf)
+        if path.suffix in (_SUFFIX, _PARTIAL) and (stat := _stat(path))
     ]
     return {path: size for _, path, size in sorted(found)}
 
@@ -142,23 +172,44 @@ def sizes(folder: Path) -> dict[Path, int]:
 def shrink(folder: Path, most: int, *, keep: AbstractSet[str]) -> None:
     """Remove what was used longest ago until ``most`` bytes are left, whose it may be.
 
-    Files that hold a key of ``keep`` stay.
+    Files that hold a key of ``keep`` stay, and so does what is being written.
     """
     there = sizes(folder)
     over = sum(there.values()) - most
     for path, size in there.items():
-        if over <= 0:
-            return
-        file = _read(path)
-        if file is None or keep.isdisjoint(file.keys):
-            path.unlink(missing_ok=True)
-            over -= size
+        if path.suffix == _PARTIAL:
+            if _abandoned(path):
+                remove(path)
+                over -= size
+        elif over > 0:
+            for _, file in _read_all([path]):
+                if file is None or keep.isdisjoint(file.keys):
+                    remove(path)
+                    over -= size
 
 
 def touch(file: RunFile) -> None:
     """Note that a file was used now."""
     with suppress(OSError):
         os.utime(file.path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file; where that cannot be, the log says so."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("a KV cache cannot be removed: %s", error)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it that are missing, each for its owner alone."""
+    for level in (*reversed(folder.parents), folder):
+        level.mkdir(mode=0o700, exist_ok=True)
+
+
+def _not_written(folder: Path, error: OSError) -> CacheNotWritten:
+    return CacheNotWritten(f"a KV cache was not written to {folder}: {error.strerror or error}")
 
 
 def _shared(ours: Iterable[str], theirs: Iterable[str]) -> int:
@@ -170,30 +221,54 @@ def _shared(ours: Iterable[str], theirs: Iterable[str]) -> int:
     return count
 
 
-def _listed(folder: Path, suffix: str = _SUFFIX) -> list[Path]:
+def _listed(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.name.endswith(suffix))
+        return sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        _log.warning("KV caches cannot be read: %s", error)
         return []
 
 
+def _read_all(paths: Iterable[Path]) -> Iterator[tuple[Path, RunFile | None]]:
+    """Yield what files say they hold, None of one that is no such file.
+
+    What cannot be read now is left out: that says nothing about what is in it.
+    """
+    for path in paths:
+        try:
+            yield path, _read(path)
+        except FileNotFoundError:
+            continue  # another process removed it
+        except OSError as error:
+            _log.warning("a KV cache cannot be read: %s", error)
+
+
 def _read(path: Path) -> RunFile | None:
-    """Return what a file says it holds, None of one that is no such file."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(min(length, _HEADER_BYTES))
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, _HEADER_BYTES)))
-        details = header["__metadata__"]
-        if details["format"] != FORMAT:
+        details = json.loads(header)["__metadata__"]
+        keys, tokens = json.loads(details["keys"]), json.loads(details["tokens"])
+        named = path.name.startswith(f"{keys[0]}.")
+        counted = [type(number) for number in tokens] == [int] * len(keys)
+        if details["format"] != FORMAT or not named or not counted:
             return None
         return RunFile(
             path=path,
-            keys=tuple(json.loads(details["keys"])),
-            tokens=tuple(json.loads(details["tokens"])),
+            keys=tuple(map(str, keys)),
+            tokens=tuple(tokens),
             storage=details["storage"],
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
+
+
+def _abandoned(path: Path) -> bool:
+    stat = _stat(path)
+    return stat is not None and time.time() - stat.st_mtime > _PARTIAL_SECONDS
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -201,9 +276,3 @@ def _stat(path: Path) -> os.stat_result | None:
         return path.stat()
     except OSError:
         return None
-
-
-def _remove(path: Path) -> int:
-    stat = _stat(path)
-    path.unlink(missing_ok=True)
-    return stat.st_size if stat else 0

@@ -13,11 +13,25 @@ from memos_core.hit import Hit
 from memos_core.namespace import Namespace
 
 
+class Engine(Protocol):
+    """What all views of one open database share."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        ...
+
+    @property
+    def in_pipeline(self) -> bool:
+        """Whether it is a pipeline, which ends by itself."""
+        ...
+
+
 class News(Protocol):
     """What tells that KV caches ended."""
 
-    def wait(self, timeout: float | None) -> bool:
-        """Wait for news; False where there was none."""
+    def told(self, timeout: float | None) -> frozenset[str]:
+        """Wait until some did; return the MD5 of their tenants, none where it took too long."""
         ...
 
 
@@ -28,6 +42,11 @@ class Memory(Protocol):
     @property
     def namespace(self) -> Namespace:
         """Where it looks."""
+        ...
+
+    @property
+    def engine(self) -> Engine:
+        """Whose view it is."""
         ...
 
     def search(self, query: str, *, k: int = 10) -> list[Hit]:

@@ -11,12 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 from uuid import UUID
+from weakref import WeakSet
 
 from platformdirs import user_cache_path
 
 from memos_core.cached import CacheRecord
 from memos_core.cube import Kind, MemCube
-from memos_core.errors import CacheRefused, InvalidInput, ModelUnsupported
+from memos_core.errors import CacheRefused, Closed, InvalidInput, ModelUnsupported
 from memos_core.model.answering import Answerer, Asked
 from memos_core.model.architecture import check_keeps_keys
 from memos_core.model.fingerprint import Fingerprint, Fingerprinted
@@ -98,6 +99,9 @@ class MemoryModel:
             budgets=budgets or Budgets(),
         )
         self._watch = Watch(self._residency)
+        self._closed = False
+        self._streams = WeakSet[Stream]()
+        self._lock = threading.Lock()
         self._reader = PromptReader(
             model=model,
             layout=self.layout,
@@ -147,7 +151,12 @@ class MemoryModel:
         self.close()
 
     def close(self) -> None:
-        """Let go of all caches in memory; those on disk stay."""
+        """Stop its streams, and let go of all caches in memory; those on disk stay."""
+        with self._lock:
+            self._closed = True
+            streams = list(self._streams)
+        for stream in streams:
+            stream.close()
         self._watch.close()
         self._residency.close()
 
@@ -194,6 +203,7 @@ class MemoryModel:
                 by more than ``max_kl``. The log has the numbers; the memories are read as text.
             CacheNotWritten: the disk is full.
         """
+        self._check_open()
         if Kind(kind) is not Kind.ACTIVATION or Kind.ACTIVATION not in self._kinds:
             raise ModelUnsupported(f"this model does not encode memories as {Kind(kind)}")
         form = Form(quantization=Quantization(quantization), recompute=approximate)
@@ -213,16 +223,16 @@ class MemoryModel:
         prefix = reader.prefix(view, members, opening, form)
         reader.check_room(len(prefix.ids), room)
         self._watch.hear(view)
-        with self._residency.making(prefix):
-            cache = reader.made(prefix, form)
-            checked = self._verified(prefix, cache, continuations, max_kl)
-            record = self._record(members, prefix, form, checked)
-            if not checked.passed:
-                view.refuse_cache(record)
-                raise CacheRefused(f"the KV cache is not served: {checked}")
-            self._residency.store(prefix, cache, form.quantization)
-            self._residency.put(prefix, cache)
-            return view.keep_cache(record, name=name)
+        cache = reader.made(prefix, form)
+        checked = self._verified(prefix, cache, continuations, max_kl)
+        record = self._record(members, prefix, form, checked)
+        if not checked.passed:
+            view.refuse_cache(record)
+            raise CacheRefused(f"the KV cache is not served: {checked}")
+        with self._residency.storing(prefix, cache, form.quantization):
+            kept = view.keep_cache(record, name=name)
+        self._residency.put(prefix, cache)
+        return kept
 
     def generate(
         self,
@@ -251,6 +261,7 @@ class MemoryModel:
             ContextTooLong: memory, messages and answer do not fit the context window.
             InvalidInput: messages or options that cannot be used.
         """
+        self._check_open()
         stops = checked_options(options, stop, max_new_tokens)
         started = time.perf_counter()
         task = self._reader.task(messages, memory, recall=recall, new=max_new_tokens, tools=tools)
@@ -275,6 +286,7 @@ class MemoryModel:
         >>> for piece in model.stream(messages, memory=ann):  # doctest: +SKIP
         ...     print(piece, end="")
         """
+        self._check_open()
         stops = checked_options(options, stop, max_new_tokens)
         if options.get("num_beams", 1) != 1:
             raise InvalidInput("with beams the first token is known last: use generate")
@@ -292,7 +304,11 @@ class MemoryModel:
             )
             return self._answerer.answers([task], asked)[0]
 
-        return Stream(work)
+        with self._lock:
+            self._check_open()
+            stream = Stream(work)
+            self._streams.add(stream)
+        return stream
 
     def generate_batch(
         self,
@@ -310,6 +326,7 @@ class MemoryModel:
         Rows of different length are filled up between the memory and the messages. A model with
         sliding windows, which would count what fills, answers them one after the other.
         """
+        self._check_open()
         stops = checked_options(options, stop, max_new_tokens)
         started = time.perf_counter()
         tasks = [
@@ -334,7 +351,9 @@ class MemoryModel:
     def pin(
         self, memory: Memories, *, system: str | None = None, tools: Sequence[Tool] | None = None
     ) -> None:
-        """Keep a memory's KV cache on every level, whatever the budgets.
+        """Keep a memory's KV cache on every level, whatever the budgets of this model.
+
+        On disk another process removes it where its own budget asks for that.
 
         Raises:
             InvalidInput: it has none.
@@ -357,9 +376,15 @@ class MemoryModel:
 
     def _prefix_of(self, memory: Memories, opening: Opening) -> Prefix | None:
         """Return the prompt beginning that a memory stands for, None where it is empty."""
+        self._check_open()
         view, remembered = self._reader.remembered(memory, opening)
         members = members_of(remembered)
+        self._watch.hear(view)
         return self._reader.prefix(view, members, opening, form_of(remembered)) if members else None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("this MemoryModel is closed: make another")
 
     def _record(
         self,

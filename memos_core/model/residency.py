@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, OrderedDict
-from collections.abc import Container, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from memos_core.errors import CacheCorrupt, InvalidInput
+from memos_core.errors import CacheCorrupt, CacheNotWritten, Closed, InvalidInput
 from memos_core.model import storage
 from memos_core.model.kv_cache import KVCache
+from memos_core.model.level import Level, LevelStats
 from memos_core.model.prefix import Prefix
 from memos_core.model.quantization import Quantization
-from memos_core.tensor_files import RunFile, TensorFiles, shrink, sizes, touch
+from memos_core.tensor_files import Draft, RunFile, TensorFiles, remove, shrink, sizes, touch
 
 _log = logging.getLogger("memos_core")
 GIB = 2**30
@@ -45,15 +45,6 @@ class Budgets:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LevelStats:
-    """What lies on a level, and how many of those who asked found their prefix there."""
-
-    caches: int
-    bytes: int
-    hits: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ResidencyStats:
     """The levels, and how many found their prefix on none (``misses``)."""
 
@@ -61,36 +52,6 @@ class ResidencyStats:
     memory: LevelStats
     disk: LevelStats
     misses: int
-
-
-@dataclass(slots=True)
-class _Level:
-    """Whole prefixes by their last key, the one used last at the end."""
-
-    budget: int
-    caches: OrderedDict[str, KVCache] = field(default_factory=OrderedDict[str, KVCache])
-    bytes: int = 0
-    hits: int = 0
-
-    def put(self, key: str, cache: KVCache, pinned: Container[str]) -> list[str]:
-        """Keep a cache, and return what had to go; itself where it would never fit."""
-        self.drop(key)
-        if cache.nbytes > self.budget and key not in pinned:
-            return [key]
-        self.caches[key] = cache
-        self.bytes += cache.nbytes
-        gone: list[str] = []
-        for other in list(self.caches):
-            if self.bytes <= self.budget:
-                break
-            if other not in pinned:
-                self.drop(other)
-                gone.append(other)
-        return gone
-
-    def drop(self, key: str) -> None:
-        if (cache := self.caches.pop(key, None)) is not None:
-            self.bytes -= cache.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +75,15 @@ class Residency:
         self._folder = folder
         self._device, self._dtype = device, dtype
         self._budgets = budgets
-        self._on_device = _Level(budgets.device)
-        self._in_memory = _Level(budgets.memory)
+        self._on_device = Level(budgets.device)
+        self._in_memory = Level(budgets.memory)
         self._disk_hits = self._misses = 0
         self._held: dict[str, Prefix] = {}  # by its last key
         self._leaves: dict[str, set[str]] = {}  # of a key: the last keys of those that have it
         self._pinned: dict[str, tuple[str, ...]] = {}  # last key: all keys
-        self._made = Counter[str]()  # keys of what is being made, by how many
-        self._checked: set[Path] = set()
+        self._written: set[str] = set()  # tenants, since their caches were last collected
+        self._checked: dict[Path, tuple[int, int, int]] = {}  # as they were then
+        self._closed = False
         self._lock = threading.RLock()
         self._threads = ThreadPoolExecutor(1, "memos-prefetch")
 
@@ -129,6 +91,8 @@ class Residency:
         """Return the longest beginning that is known, on the device, in memory or on disk."""
         with self._lock:
             runs, cache = self._resident(prefix)
+        if cache is not None and cache.device != self._device:
+            cache = self._near(prefix.first(runs), cache)
         files = TensorFiles(self._folder, prefix.tenant)
         along = files.along(prefix.keys) if runs < len(prefix.keys) else []
         on_disk = sum(count for _, count in along)
@@ -136,7 +100,7 @@ class Residency:
             runs, cache = loaded
             with self._lock:
                 self._disk_hits += 1
-                cache = self._keep(prefix, runs, cache)
+            cache = self._kept(prefix.first(runs), cache)
         elif cache is None:
             with self._lock:
                 self._misses += 1
@@ -144,8 +108,7 @@ class Residency:
 
     def put(self, prefix: Prefix, cache: KVCache) -> None:
         """Keep the cache of a whole prefix in memory and on the device."""
-        with self._lock:
-            self._keep(prefix, len(prefix.keys), cache)
+        self._kept(prefix, cache)
 
     def store(self, prefix: Prefix, cache: KVCache, how: Quantization = Quantization.NONE) -> int:
         """Write what is not on disk yet of a prefix's cache; return how many bytes.
@@ -153,61 +116,87 @@ class Residency:
         Raises:
             CacheNotWritten: the disk is full, or the folder cannot be written.
         """
-        files = TensorFiles(self._folder, prefix.tenant)
-        first = sum(count for _, count in files.along(prefix.keys))
-        if first == len(prefix.keys):
+        draft = self._drafted(prefix, cache, how)
+        if draft is None:
             return 0
-        tokens = [len(run) for run in prefix.runs]
-        start = sum(tokens[:first])
-        file = storage.write(files, prefix.keys[first:], tokens[first:], cache.part(start), how)
-        with self._lock:
-            self._checked.add(file.path)
-            pinned = {key for keys in self._pinned.values() for key in keys}
-        shrink(self._folder, self._budgets.disk, keep={*prefix.keys, *pinned})
-        return file.path.stat().st_size
+        self._publish(prefix, draft)
+        return draft.size
 
     @contextmanager
-    def making(self, prefix: Prefix) -> Generator[None]:
-        """Keep a prefix from being collected before it is known that it is kept."""
-        with self._lock:
-            self._made.update(prefix.keys)
+    def storing(
+        self, prefix: Prefix, cache: KVCache, how: Quantization = Quantization.NONE
+    ) -> Generator[None]:
+        """Write what is not on disk yet, to be found once the block has ended, and ended well.
+
+        So whoever drops what does not live, in any process, sees it when it is known to live.
+
+        Raises:
+            CacheNotWritten: the disk is full, or the folder cannot be written; before the block.
+        """
+        draft = self._drafted(prefix, cache, how)
         try:
             yield
-        finally:
-            with self._lock:
-                self._made.subtract(prefix.keys)
+        except BaseException:
+            if draft is not None:
+                draft.drop()
+            raise
+        if draft is not None:
+            try:
+                self._publish(prefix, draft)
+            except CacheNotWritten as error:
+                _log.warning("%s; it stays in memory", error)
 
     def pin(self, prefix: Prefix) -> None:
-        """Keep a prefix on every level, whatever the budgets, until it is unpinned."""
+        """Keep a prefix on every level, whatever this one's budgets, until it is unpinned."""
         found = self.longest(prefix)
         if found.runs < len(prefix.keys):
             raise InvalidInput("only what is stored can be pinned: encode it first")
         with self._lock:
+            self._check_open()
             self._pinned[prefix.keys[-1]] = prefix.keys
-            if found.cache is not None:
-                self._keep(prefix, found.runs, found.cache)
+        if found.cache is not None:
+            self._kept(prefix, found.cache)
 
     def unpin(self, prefix: Prefix) -> None:
         """Let a prefix go when its place is needed."""
         with self._lock:
             self._pinned.pop(prefix.keys[-1], None)
+            for level in (self._in_memory, self._on_device):
+                self._drop_unheld(level.shrink(self._pinned))
+        shrink(self._folder, self._budgets.disk, keep=self._pinned_keys())
 
     def prefetch(self, prefix: Prefix) -> Future[Found]:
         """Bring a prefix as near to the model as it can be, in the background."""
-        return self._threads.submit(self.longest, prefix)
-
-    def collect(self, tenant: str, live: AbstractSet[str]) -> int:
-        """Drop a tenant's caches with a key that is not ``live``, here and on disk; how many."""
         with self._lock:
-            live = live | {key for key, makers in self._made.items() if makers}
-            dead = {
+            self._check_open()
+            return self._threads.submit(self.longest, prefix)
+
+    def tenants(self) -> set[str]:
+        """Return whose caches are held, or were written since they were last collected."""
+        with self._lock:
+            return {*self._written, *(held.tenant for held in self._held.values())}
+
+    def collect(self, tenant: str, live: Callable[[], AbstractSet[str]]) -> int:
+        """Drop a tenant's caches with a key that does not live, here and on disk; how many here.
+
+        ``live`` is asked after it was seen what there is: what comes meanwhile is not dropped.
+        """
+        files = TensorFiles(self._folder, tenant).all()
+        with self._lock:
+            there = [leaf for leaf, held in self._held.items() if held.tenant == tenant]
+            self._written.discard(tenant)
+        keys = live()
+        for path, file in files.items():
+            if file is None or not keys >= set(file.keys):
+                remove(path)
+        with self._lock:
+            dead = [
                 leaf
-                for leaf, held in self._held.items()
-                if held.tenant == tenant and not live >= set(held.keys)
-            }
+                for leaf in there
+                if (held := self._held.get(leaf)) and not keys >= set(held.keys)
+            ]
             for leaf in dead:
                 self._forget(leaf)
-        TensorFiles(self._folder, tenant).collect(live)
         return len(dead)
 
     def stats(self) -> ResidencyStats:
@@ -215,39 +204,78 @@ class Residency:
         files = sizes(self._folder)
         with self._lock:
             return ResidencyStats(
-                device=_stats(self._on_device),
-                memory=_stats(self._in_memory),
+                device=self._on_device.stats(),
+                memory=self._in_memory.stats(),
                 disk=LevelStats(caches=len(files), bytes=sum(files.values()), hits=self._disk_hits),
                 misses=self._misses,
             )
 
     def close(self) -> None:
-        """Let go of all that is held."""
+        """Let go of all that is held, and hold nothing from now on."""
+        with self._lock:
+            self._closed = True
         self._threads.shutdown(cancel_futures=True)
         with self._lock:
             for leaf in list(self._held):
                 self._forget(leaf)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("this MemoryModel is closed: make another")
+
     def _resident(self, prefix: Prefix) -> tuple[int, KVCache | None]:
         """Return how many runs of a prefix are held, and their cache."""
         for runs in range(len(prefix.keys), 0, -1):
-            for leaf in self._leaves.get(prefix.keys[runs - 1], ()):
-                tokens = self._held[leaf].ends[runs - 1]
-                for level in (self._on_device, self._in_memory):
+            leaves = self._leaves.get(prefix.keys[runs - 1], ())
+            for level in (self._on_device, self._in_memory):
+                for leaf in leaves:
                     if (cache := level.caches.get(leaf)) is not None:
                         level.hits += 1
                         level.caches.move_to_end(leaf)
-                        near = self._brought(leaf, cache)
-                        return runs, near if near.tokens == tokens else near.part(0, tokens)
+                        tokens = self._held[leaf].ends[runs - 1]
+                        return runs, cache if cache.tokens == tokens else cache.part(0, tokens)
         return 0, None
 
-    def _brought(self, leaf: str, cache: KVCache) -> KVCache:
-        """Return a cache on the device."""
-        if cache.device == self._device:
-            return cache
-        near = cache.to(self._device)
-        self._drop_unheld(self._on_device.put(leaf, near, self._pinned))
+    def _near(self, prefix: Prefix, cache: KVCache) -> KVCache:
+        """Return the cache of a whole prefix on the device, and keep it there."""
+        near = cache.to(self._device)  # without the lock: it takes long
+        with self._lock:
+            self._hold(prefix, near)
         return near
+
+    def _kept(self, prefix: Prefix, cache: KVCache) -> KVCache:
+        """Hold the cache of a whole prefix; return it where the model reads it."""
+        with self._lock:
+            self._hold(prefix, cache)
+        return cache if cache.device == self._device else self._near(prefix, cache)
+
+    def _hold(self, prefix: Prefix, cache: KVCache) -> None:
+        """Keep a cache on the level where it lies."""
+        if self._closed:
+            return
+        leaf = prefix.keys[-1]
+        self._held[leaf] = prefix
+        for key in prefix.keys:
+            self._leaves.setdefault(key, set()).add(leaf)
+        level = self._in_memory if cache.device.type == "cpu" else self._on_device
+        self._drop_unheld(level.put(leaf, cache, self._pinned))
+
+    def _drafted(self, prefix: Prefix, cache: KVCache, how: Quantization) -> Draft | None:
+        """Write what is not on disk yet of a prefix's cache; None where nothing is missing."""
+        files = TensorFiles(self._folder, prefix.tenant)
+        first = sum(count for _, count in files.along(prefix.keys))
+        if first == len(prefix.keys):
+            return None
+        tokens = [len(run) for run in prefix.runs]
+        start = sum(tokens[:first])
+        return storage.draft(files, prefix.keys[first:], tokens[first:], cache.part(start), how)
+
+    def _publish(self, prefix: Prefix, draft: Draft) -> None:
+        draft.publish()
+        self._note_checked(draft.file)
+        with self._lock:
+            self._written.add(prefix.tenant)
+        shrink(self._folder, self._budgets.disk, keep={*prefix.keys, *self._pinned_keys()})
 
     def _loaded(
         self, along: Sequence[tuple[RunFile, int]], runs: int, cache: KVCache | None
@@ -263,7 +291,10 @@ class Residency:
                     loaded = self._mapped(file)
                 except CacheCorrupt as error:
                     _log.warning("%s; it is computed anew", error)
-                    file.path.unlink(missing_ok=True)
+                    remove(file.path)
+                    break
+                except OSError as error:  # it may be good, and read next time
+                    _log.warning("%s cannot be read: %s", file.path, error)
                     break
                 start = sum(file.tokens[:first])
                 part = (
@@ -275,28 +306,25 @@ class Residency:
 
     def _mapped(self, file: RunFile) -> KVCache:
         with self._lock:
-            checked = file.path in self._checked
-        cache = storage.mapped(file, self._dtype, checked=checked)
+            checked = self._checked.get(file.path)
+        same = checked is not None and checked == _version(file.path)
+        cache = storage.mapped(file, self._dtype, checked=same)
         touch(file)
+        self._note_checked(file)
+        return cache
+
+    def _note_checked(self, file: RunFile) -> None:
+        """Remember a file whose checksum is right, as it is now."""
+        version = _version(file.path)
         with self._lock:
             if len(self._checked) >= _CHECKED:
                 self._checked.clear()
-            self._checked.add(file.path)
-        return cache
+            if version is not None:
+                self._checked[file.path] = version
 
-    def _keep(self, prefix: Prefix, runs: int, cache: KVCache) -> KVCache:
-        """Hold the cache of a prefix's first runs; return it where the model reads it."""
-        held = prefix.first(runs)
-        leaf = held.keys[-1]
-        self._held[leaf] = held
-        for key in held.keys:
-            self._leaves.setdefault(key, set()).add(leaf)
-        gone = self._in_memory.put(leaf, cache, self._pinned) if cache.device.type == "cpu" else []
-        near = self._brought(leaf, cache) if self._device.type != "cpu" else cache
-        if cache.device.type != "cpu":
-            gone = self._on_device.put(leaf, cache, self._pinned)
-        self._drop_unheld(gone)
-        return near
+    def _pinned_keys(self) -> set[str]:
+        with self._lock:
+            return {key for keys in self._pinned.values() for key in keys}
 
     def _drop_unheld(self, gone: Sequence[str]) -> None:
         for leaf in gone:
@@ -317,5 +345,10 @@ class Residency:
                 del self._leaves[key]
 
 
-def _stats(level: _Level) -> LevelStats:
-    return LevelStats(caches=len(level.caches), bytes=level.bytes, hits=level.hits)
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """Return what differs once a file was written to, or used by another process."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

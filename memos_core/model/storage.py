@@ -16,7 +16,7 @@ from safetensors.torch import (
 from memos_core.errors import CacheCorrupt
 from memos_core.model.kv_cache import KVCache
 from memos_core.model.quantization import Quantization, pack, unpack
-from memos_core.tensor_files import RunFile, TensorFiles
+from memos_core.tensor_files import Draft, RunFile, TensorFiles
 
 _DTYPES = {
     "F64": torch.float64,
@@ -29,14 +29,14 @@ _DTYPES = {
 }  # as safetensors names what a cache holds, packed or not
 
 
-def write(
+def draft(
     files: TensorFiles,
     keys: Sequence[str],
     tokens: Sequence[int],
     cache: KVCache,
     how: Quantization,
-) -> RunFile:
-    """Store a run of memories.
+) -> Draft:
+    """Write a run of memories, to be published.
 
     Raises:
         CacheNotWritten: the disk is full, or the folder cannot be written.
@@ -50,7 +50,7 @@ def write(
             raise OSError(str(error)) from error
         return _checksum(_mapped(path))
 
-    return files.write(keys, tokens, storage=how.value, save=save)
+    return files.draft(keys, tokens, storage=how.value, save=save)
 
 
 def mapped(file: RunFile, dtype: torch.dtype, *, checked: bool) -> KVCache:
@@ -61,13 +61,14 @@ def mapped(file: RunFile, dtype: torch.dtype, *, checked: bool) -> KVCache:
 
     Raises:
         CacheCorrupt: it is cut short, altered, or not what its header says.
+        OSError: it cannot be read now, which says nothing about what is in it.
     """
+    data = _mapped(file.path)
+    if not checked and _checksum(data) != file.digest:
+        raise CacheCorrupt(f"{file.path} was cut short or altered")
     try:
-        data = _mapped(file.path)
-        if not checked and _checksum(data) != file.digest:
-            raise CacheCorrupt(f"{file.path} was cut short or altered")
         cache = unpack(_tensors(data), Quantization(file.storage), dtype)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CacheCorrupt(f"{file.path} cannot be read: {error}") from error
     if cache.tokens != sum(file.tokens):
         raise CacheCorrupt(f"{file.path} holds {cache.tokens} tokens, not {sum(file.tokens)}")
@@ -76,7 +77,11 @@ def mapped(file: RunFile, dtype: torch.dtype, *, checked: bool) -> KVCache:
 
 def _mapped(path: Path) -> torch.Tensor:
     """Return the bytes of a file, which the system reads when they are used."""
-    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    size = path.stat().st_size
+    try:
+        return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    except RuntimeError as error:  # what the operating system said, in its words
+        raise OSError(str(error)) from error
 
 
 def _checksum(data: torch.Tensor) -> str:

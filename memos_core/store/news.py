@@ -23,6 +23,10 @@ class News:
 
         What was told several times meanwhile is told once.
         """
+        return bool(self.told(timeout))
+
+    def told(self, timeout: float | None) -> frozenset[str]:
+        """Wait as ``wait`` does; return all that was told, each once."""
         late = None if timeout is None else time.monotonic() + timeout
         while True:
             left = (
@@ -31,8 +35,9 @@ class News:
             try:
                 self._check_open()
             except errors.Closed:
-                return False
-            if any(True for _ in self._connection.notifies(timeout=max(left, 0), stop_after=1)):
-                return True
+                return frozenset()
+            told = self._connection.notifies(timeout=max(left, 0), stop_after=1)
+            if said := frozenset(one.payload for one in told):
+                return said
             if late is not None and time.monotonic() >= late:
-                return False
+                return frozenset()

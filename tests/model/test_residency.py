@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from memos_core.errors import InvalidInput
+from memos_core.errors import Closed, InvalidInput
 from memos_core.model.kv_cache import KVCache
 from memos_core.model.prefix import Prefix
 from memos_core.model.residency import Budgets, Residency
@@ -147,7 +149,7 @@ def test_what_died_goes_with_all_that_follows_it(new: Any, tmp_path: Path) -> No
     for bundle in (long, other, theirs):
         residency.put(bundle, cache(bundle))
         residency.store(bundle, cache(bundle))
-    assert residency.collect("acme", frozenset(other.keys)) == 1
+    assert residency.collect("acme", lambda: frozenset(other.keys)) == 1
     assert residency.longest(long.first(2)).runs == 1  # the head, in the other
     assert residency.longest(other).runs == 2
     assert residency.longest(theirs).runs == 2
@@ -160,30 +162,176 @@ def test_one_that_lies_in_another_is_found_and_goes_by_itself(new: Any) -> None:
     residency = new()
     for bundle in (short, long):
         residency.put(bundle, cache(bundle))
-    assert residency.collect("acme", frozenset(short.keys)) == 1
+    assert residency.collect("acme", lambda: frozenset(short.keys)) == 1
     assert residency.longest(long).runs == 2
-    assert residency.collect("acme", frozenset()) == 1
+    assert residency.collect("acme", frozenset) == 1
     assert residency.stats().memory.caches == residency.stats().memory.bytes == 0
     assert residency.longest(long).runs == 0
 
 
-def test_what_another_still_needs_lives(new: Any) -> None:
-    residency, one, other = new(), prefix("h", "a"), prefix("h", "b")
-    residency.put(one, cache(one))
-    with residency.making(other):
-        residency.collect("acme", frozenset(one.keys))
-    assert residency.longest(one).runs == 2
+def test_a_file_is_found_once_it_is_known_to_live(new: Any, tmp_path: Path) -> None:
+    residency, other, bundle = new(), new(), prefix("h", "a")
+    live: set[str] = set()
+    with residency.storing(bundle, cache(bundle)):
+        other.collect("acme", lambda: live)
+        assert other.longest(bundle).runs == 0
+        live.update(bundle.keys)
+    other.collect("acme", lambda: live)
+    assert other.longest(bundle).runs == 2
+    assert residency.collect("acme", frozenset) == 0
+    assert sizes(tmp_path) == {}
 
 
-def test_what_is_being_made_is_not_collected(new: Any) -> None:
+def test_what_is_known_not_to_live_after_all_leaves_no_file(new: Any, tmp_path: Path) -> None:
+    bundle = prefix("h", "a")
+    with pytest.raises(ZeroDivisionError), new().storing(bundle, cache(bundle)):
+        raise ZeroDivisionError
+    assert sizes(tmp_path) == {}
+
+
+def test_what_comes_while_it_is_asked_what_lives_is_not_dropped(new: Any, tmp_path: Path) -> None:
     residency, bundle = new(), prefix("h", "a")
-    with residency.making(bundle):
+
+    def live() -> frozenset[str]:
         residency.put(bundle, cache(bundle))
         residency.store(bundle, cache(bundle))
-        residency.collect("acme", frozenset())
-        assert residency.longest(bundle).runs == 2
-    residency.collect("acme", frozenset())
+        return frozenset()  # what lived before
+
+    assert residency.collect("acme", live) == 0
+    assert residency.stats().memory.caches == len(sizes(tmp_path)) == 1
+
+
+def test_it_tells_of_whom_something_may_have_come(new: Any) -> None:
+    residency = new(memory=0)
+    mine, theirs = prefix("a"), prefix("b", tenant="globex")
+    residency.put(mine, cache(mine))
+    assert residency.tenants() == set()
+    residency.store(mine, cache(mine))
+    residency.store(theirs, cache(theirs))
+    assert residency.tenants() == {"acme", "globex"}
+    residency.collect("acme", frozenset)
+    assert residency.tenants() == {"globex"}
+    held = new()
+    held.put(mine, cache(mine))
+    held.collect("acme", lambda: frozenset(mine.keys))
+    assert held.tenants() == {"acme"}
+
+
+def test_bundles_of_one_beginning_can_be_stored_at_once(new: Any) -> None:
+    for number in range(20):
+        head = f"{number}".rjust(4, "h")
+        bundles = [prefix(head, name) for name in "abcd"]
+        together = threading.Barrier(len(bundles))
+
+        def store(bundle: Prefix, together: threading.Barrier = together) -> int:
+            residency = new()
+            together.wait()
+            return residency.store(bundle, cache(bundle))
+
+        with ThreadPoolExecutor(len(bundles)) as threads:
+            assert all(threads.map(store, bundles))
+        residency = new()
+        assert [residency.longest(bundle).runs for bundle in bundles] == [2] * len(bundles)
+
+
+def altered(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 255
+    path.write_bytes(data)
+
+
+def test_a_file_that_was_altered_since_it_was_checked_is_checked_again(
+    new: Any, tmp_path: Path
+) -> None:
+    residency, bundle = new(memory=0), prefix("h", "a")
+    residency.store(bundle, cache(bundle))
+    assert same(residency.longest(bundle).cache, cache(bundle))
+    (path,) = sizes(tmp_path)
+    altered(path)
     assert residency.longest(bundle).runs == 0
+    assert sizes(tmp_path) == {}
+
+
+def test_a_file_is_checked_once(new: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = prefix("h", "a")
+    new().store(bundle, cache(bundle))
+    residency = new(memory=0)
+    residency.longest(bundle)
+    monkeypatch.setattr("memos_core.model.storage._checksum", lambda _: 1 / 0)
+    assert residency.longest(bundle).runs == 2
+    (path,) = sizes(tmp_path)
+    altered(path)
+    with pytest.raises(ZeroDivisionError):
+        residency.longest(bundle)
+
+
+def test_a_file_that_cannot_be_mapped_now_stays(
+    new: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("unable to mmap: Cannot allocate memory")
+
+    bundle = prefix("h", "a")
+    new().store(bundle, cache(bundle))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "from_file", refuse)
+        assert new().longest(bundle).runs == 0
+    assert len(sizes(tmp_path)) == 1
+    assert new().longest(bundle).runs == 2
+
+
+def test_only_what_is_asked_for_is_brought_to_a_device(new: Any) -> None:
+    large, small = prefix("h", *"abcdefgh"), prefix("k", "x")
+    residency = new(DEVICE, device=5 * 5 * TOKEN)
+    residency.put(large, cache(large))  # too large for the device
+    residency.put(small, cache(small))
+    assert residency.longest(prefix("h", "a", "z")).cache.tokens == 10
+    stats = residency.stats()
+    assert (stats.device.caches, stats.device.bytes) == (2, 20 * TOKEN)
+    residency.longest(prefix("h", "a", "y"))
+    assert residency.stats().device.hits == stats.device.hits + 1
+    assert residency.longest(small).cache.device == DEVICE
+    assert residency.stats().memory.bytes == (45 + 10) * TOKEN
+
+
+def test_nobody_waits_while_it_is_brought(new: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, other = prefix("h", "a"), prefix("k")
+    new().store(bundle, cache(bundle))
+    residency = new(DEVICE)
+    residency.put(other, cache(other))
+    really, found = KVCache.to, list[int]()
+
+    def slow(self: KVCache, device: torch.device) -> KVCache:
+        with ThreadPoolExecutor(1) as thread:
+            found.append(thread.submit(residency.longest, other).result(60).runs)
+        return really(self, device)
+
+    monkeypatch.setattr(KVCache, "to", slow)
+    assert residency.longest(bundle).runs == 2
+    assert found == [1]
+
+
+def test_what_is_pinned_no_more_goes_where_it_is_over_budget(new: Any, tmp_path: Path) -> None:
+    bundle, other = prefix("h", "a"), prefix("k")
+    residency = new(memory=1, disk=1)
+    residency.store(bundle, cache(bundle))
+    residency.pin(bundle)
+    residency.store(other, cache(other))
+    assert (residency.stats().memory.caches, len(sizes(tmp_path))) == (1, 2)
+    residency.unpin(bundle)
+    assert (residency.stats().memory.caches, len(sizes(tmp_path))) == (0, 0)
+
+
+def test_nothing_is_held_once_it_is_closed(new: Any) -> None:
+    residency, bundle = new(), prefix("h", "a")
+    residency.store(bundle, cache(bundle))
+    residency.close()
+    residency.put(bundle, cache(bundle))
+    assert residency.longest(bundle).runs == 2  # whoever was at it goes on
+    assert residency.stats().memory.caches == 0
+    for verb in (residency.prefetch, residency.pin):
+        with pytest.raises(Closed, match="make another"):
+            verb(bundle)
 
 
 def test_budgets_are_not_negative() -> None:
