@@ -5,6 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import traceback
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -77,28 +79,31 @@ class Stream(Iterator[str]):
     """The pieces of an answer's text as they come, none of them a part of a stop string.
 
     ``result`` is the whole answer, once all pieces were taken. Leaving a ``with`` block, and
-    ``close``, stop the model after its next token.
+    ``close``, stop the model after its next token; so does letting go of a stream.
     """
 
     def __init__(self, work: Callable[[TextPieces, threading.Event], Generation]) -> None:
-        self._pieces: queue.SimpleQueue[str | Generation | BaseException] = queue.SimpleQueue()
+        self._pieces = _Pieces()
         self._stopped = threading.Event()
         self._result: Generation | None = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        given = (work, self._pieces, self._stopped)  # without the stream, which may be let go
+        self._thread = threading.Thread(target=_answer, args=given, daemon=True)
         self._thread.start()
+        weakref.finalize(self, self._stopped.set)
 
     def __next__(self) -> str:
-        if self._result is not None or self._error is not None:
-            raise StopIteration
         piece = self._pieces.get()
         if isinstance(piece, str):
             return piece
         if isinstance(piece, Generation):
             self._result = piece
-            raise StopIteration
-        self._error = piece
-        raise piece
+        elif piece is not None:
+            self._error = piece
+        self._pieces.put(None)  # for whoever asks again, in whichever thread
+        if isinstance(piece, BaseException):
+            raise piece
+        raise StopIteration
 
     def __enter__(self) -> Self:
         return self
@@ -120,11 +125,25 @@ class Stream(Iterator[str]):
         self._stopped.set()
         self._thread.join()
 
-    def _run(self, work: Callable[[TextPieces, threading.Event], Generation]) -> None:
-        try:
-            self._pieces.put(work(TextPieces(self._pieces.put), self._stopped))
-        except BaseException as error:  # noqa: BLE001 it is raised where the stream is read
-            self._pieces.put(error)
+
+_Pieces = queue.SimpleQueue[str | Generation | BaseException | None]  # None is after the end
+
+
+def _answer(
+    work: Callable[[TextPieces, threading.Event], Generation],
+    pieces: _Pieces,
+    stopped: threading.Event,
+) -> None:
+    try:
+        pieces.put(work(TextPieces(pieces.put), stopped))
+    except BaseException as error:  # noqa: BLE001 it is raised where the stream is read
+        # Who holds an error holds the tensors of the functions that it came from.
+        chain: BaseException | None = error
+        while chain is not None:
+            traceback.clear_frames(chain.__traceback__)
+            chain = chain.__context__
+        trace = error.__traceback__
+        pieces.put(error.with_traceback(trace and trace.tb_next))
 
 
 class TextPieces:
