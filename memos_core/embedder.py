@@ -72,14 +72,14 @@ def wrong_model(
 
 def document_vectors(embedder: Embedder, texts: Sequence[str]) -> Vectors:
     """Embed texts to be stored, in one call; checked and of unit length."""
-    return _checked(embedder.embed(texts), len(texts), embedder)
+    return unit_vectors(embedder.embed(texts), len(texts), _who(embedder))
 
 
 def question_vectors(embedder: Embedder, texts: Sequence[str]) -> Vectors:
     """Embed questions, in one call; checked and of unit length."""
     # Not isinstance: to check a protocol takes longer than a small embedder's work.
     embed = getattr(embedder, "embed_queries", embedder.embed)
-    return _checked(embed(texts), len(texts), embedder)
+    return unit_vectors(embed(texts), len(texts), _who(embedder))
 
 
 def name_of(embedder: Embedder) -> str:
@@ -87,10 +87,18 @@ def name_of(embedder: Embedder) -> str:
     return str(getattr(embedder, "name", type(embedder).__qualname__))
 
 
-def _checked(vectors: object, count: int, embedder: Embedder) -> Vectors:
+def _who(embedder: Embedder) -> str:
+    return f"embedder {name_of(embedder)!r}"
+
+
+def unit_vectors(vectors: object, count: int, who: str) -> Vectors:
+    """Return ``count`` vectors, checked and of unit length; ``who`` made them.
+
+    Raises:
+        InvalidVector: they are not finite non-zero vectors of one width.
+    """
     import numpy as np  # noqa: PLC0415 with the first vector, not with the package
 
-    who = f"embedder {name_of(embedder)!r}"
     try:
         array = np.asarray(vectors, dtype=np.float32)
     except (TypeError, ValueError) as error:

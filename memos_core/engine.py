@@ -23,6 +23,7 @@ from memos_core.embedder import (
     document_vectors,
     name_of,
     question_vectors,
+    unit_vectors,
     wrong_model,
 )
 from memos_core.errors import Closed, InvalidInput
@@ -268,6 +269,15 @@ class Engine:
             EmbedderMismatch: another model filled the database.
         """
         return self._checked(question_vectors(self._embedder, [text]))
+
+    def given(self, vector: Sequence[float]) -> Vectors:
+        """Return a vector that was given for a question; shape (1, width), of length 1.
+
+        Raises:
+            InvalidVector: no vector.
+            EmbedderMismatch: it has another width than the database's.
+        """
+        return self._checked(unit_vectors([vector], 1, "a vector to search by"))
 
     def speakers(self, scope: Scope) -> frozenset[str]:
         """Return who speaks in a view for its caller, as it was known within the last minute."""

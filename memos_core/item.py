@@ -6,11 +6,14 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 from uuid import UUID, uuid5
 
 from memos_core.cube import MemCube
 from memos_core.namespace import Namespace
+
+if TYPE_CHECKING:
+    from memos_core.embedder import Vectors
 
 SEMANTIC_TYPE = "item"  # of the cubes that items are
 _ITEMS = UUID("5f0d5a0e-6c1c-4f3e-9a55-3f1b8f0d7c11")  # under which their ids are made
@@ -23,7 +26,8 @@ class Item:
     """A value under a key, as it stands; ``namespace`` is relative to the view that was asked.
 
     ``score`` is its cosine similarity with a query, 1 for the same direction; of several texts that
-    it is found by, that of the nearest.
+    it is found by, that of the nearest. ``vector`` is its cube's, of length 1, where it was asked
+    for.
     """
 
     namespace: tuple[str, ...]
@@ -35,6 +39,7 @@ class Item:
     updated_at: datetime
     expires_at: datetime | None = None
     score: float | None = None
+    vector: Vectors | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,16 +71,20 @@ class GetItem:
 class SearchItems:
     """Find items in a namespace and below it.
 
-    With a ``query`` the nearest come first, and only what is found by texts; without, what was put
-    last. ``filter`` compares what is in the values, as ``View.search`` compares metadata.
+    With a ``query``, or a ``vector`` of the memory's embedder, the nearest come first, and only
+    what is found by texts; without, what was put last. ``filter`` compares what is in the values,
+    as ``View.search`` compares metadata; a key is a key of the value, dots and all, and a tuple
+    names a path. With ``vectors``, items come with theirs.
     """
 
     namespace: tuple[str, ...] = ()
     query: str | None = None
-    filter: Mapping[str, object] | None = None
+    vector: Sequence[float] | None = None
+    filter: Mapping[str, object] | Mapping[tuple[str, ...], object] | None = None
     limit: int = 10
     offset: int = 0
     refresh: bool = False
+    vectors: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +137,30 @@ def key_of(cube: MemCube) -> str:
 
 
 def value_of(metadata: Mapping[str, object], text: str) -> dict[str, object]:
-    """Return an item's value; where another verb gave its cube another text, that is the value."""
-    value = metadata.get("value")
-    if metadata.get("text") != _digest(text) or not isinstance(value, dict):
+    """Return an item's value, with its cube's ``text`` where another verb changed that.
+
+    It stands where the old text stood; where that stood nowhere by itself, it is all of the value.
+    """
+    value, old = metadata.get("value"), metadata.get("text")
+    if not isinstance(value, dict):
         return {"text": text}
-    return cast("dict[str, object]", value)
+    known = cast("dict[str, object]", value)
+    if old == _digest(text):
+        return known
+    changed = _replaced(known, old, text)
+    return {"text": text} if changed == known else cast("dict[str, object]", changed)
+
+
+def _replaced(value: object, old: object, new: str) -> object:
+    """Return a value with a text in place of those that have the digest ``old``."""
+    if isinstance(value, str):
+        return new if _digest(value) == old else value
+    if isinstance(value, dict):
+        pairs = cast("dict[str, object]", value).items()
+        return {key: _replaced(inner, old, new) for key, inner in pairs}
+    if isinstance(value, list):
+        return [_replaced(inner, old, new) for inner in cast("list[object]", value)]
+    return value
 
 
 def _digest(text: str) -> str:

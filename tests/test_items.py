@@ -15,10 +15,12 @@ from memos_core import (
     CubeExists,
     CubeFrozen,
     CubeNotFound,
+    EmbedderMismatch,
     GetItem,
     InvalidFilter,
     InvalidInput,
     InvalidNamespace,
+    InvalidVector,
     Item,
     LimitExceeded,
     ListNamespaces,
@@ -118,21 +120,89 @@ def test_other_verbs_find_it_and_forget_it(ann: View) -> None:
 
 
 def test_what_another_verb_makes_of_it_is_its_value(ann: View) -> None:
-    put(ann, "a", {"text": "Ann drinks tea.", "by": "ben"})
+    put(
+        ann,
+        "a",
+        {"by": {"name": "ben"}, "said": ["Ann drinks tea."]},
+        texts=lambda value: value["said"],
+    )  # type: ignore[arg-type,return-value]
     item = get(ann, "a")
     assert item is not None
     ann.update(item.cube, tags=["drinks"])
-    tagged = get(ann, "a")
-    assert tagged is not None
-    assert tagged.value == {"text": "Ann drinks tea.", "by": "ben"}
+    assert get(ann, "a").value == item.value  # type: ignore[union-attr]
     ann.update(item.cube, "Ann drinks milk.")
     changed = get(ann, "a")
     assert changed is not None
-    assert changed.value == {"text": "Ann drinks milk."}
+    assert changed.value == {"by": {"name": "ben"}, "said": ["Ann drinks milk."]}
     ann.restore(item.cube, version=1)
-    restored = get(ann, "a")
-    assert restored is not None
-    assert restored.value == {"text": "Ann drinks tea.", "by": "ben"}
+    assert get(ann, "a").value == item.value  # type: ignore[union-attr]
+
+
+def test_a_text_that_stands_nowhere_by_itself_is_all_of_the_value(ann: View) -> None:
+    put(ann, "a", {"one": "green tea", "two": "the sea"})
+    item = get(ann, "a")
+    assert item is not None
+    ann.update(item.cube, "red wine")
+    assert get(ann, "a").value == {"text": "red wine"}  # type: ignore[union-attr]
+
+
+def test_other_metadata_leave_the_text(ann: View) -> None:
+    put(ann, "a", {"text": "green tea"})
+    item = get(ann, "a")
+    assert item is not None
+    ann.update(item.cube, metadata={"mine": 1})
+    assert get(ann, "a").value == {"text": "green tea"}  # type: ignore[union-attr]
+    assert [found.key for found in search(ann)] == [str(item.cube)]
+
+
+def test_a_vector_finds_what_its_text_does(ann: View) -> None:
+    put(ann, "tea", {"text": "green tea"})
+    put(ann, "sea", {"text": "the sea"})
+    vector = WordEmbedder().embed(["green tea"])[0]
+    found = search(ann, vector=[float(number) * 3 for number in vector], vectors=True)
+    assert keys(found) == keys(search(ann, query="green tea"))
+    assert found[0].score == pytest.approx(1, abs=1e-3)
+    assert found[0].vector is not None
+    assert found[0].vector @ vector / (vector @ vector) ** 0.5 == pytest.approx(1, abs=1e-3)
+    assert search(ann)[0].vector is None
+
+
+@pytest.mark.parametrize("vector", [[], [0.0] * 64, [float("nan")] * 64, ["x"] * 64])
+def test_what_is_no_vector_is_refused(ann: View, vector: Any) -> None:
+    put(ann, "tea", {"text": "green tea"})
+    with pytest.raises(InvalidVector):
+        search(ann, vector=vector)
+
+
+def test_a_vector_of_another_width_is_refused(ann: View) -> None:
+    put(ann, "tea", {"text": "green tea"})
+    with pytest.raises(EmbedderMismatch):
+        search(ann, vector=[1.0] * 3)
+
+
+def test_a_filter_may_name_a_path(ann: View) -> None:
+    put(ann, "a", {"deep": {"n": 1}})
+    put(ann, "b", {"deep": {"n": 2}})
+    assert keys(search(ann, filter={("deep", "n"): {"$gt": 1}})) == ["b"]
+
+
+def test_many_conditions(ann: View) -> None:
+    put(ann, "a", {f"k{n}": n for n in range(20)})
+    put(ann, "b", {f"k{n}": n for n in range(19)})
+    assert keys(search(ann, filter={f"k{n}": n for n in range(20)})) == ["a"]
+    assert len(search(ann, filter={f"k{n}": n for n in range(8)})) == 2
+
+
+def test_old_items_are_found_behind_many_newer_ones(ann: View) -> None:
+    put(ann, "old", {"kind": "rare"}, "deep", "down")
+    ann.batch_items(
+        [PutItem(namespace=("new",), key=str(n), value={"kind": "common"}) for n in range(400)]
+    )
+    assert keys(search(ann, filter={"kind": "rare"})) == ["old"]
+    assert keys(search(ann, "deep")) == ["old"]
+    assert len(search(ann, limit=500)) == 401
+    pages = [search(ann, limit=40, offset=offset) for offset in range(0, 401, 40)]
+    assert len({item.cube for page in pages for item in page}) == 401
 
 
 def test_what_was_made_of_an_item_falls_when_it_changes(ann: View) -> None:

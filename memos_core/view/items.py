@@ -36,11 +36,11 @@ from memos_core.item import (
 )
 from memos_core.namespace import Namespace
 from memos_core.rules import Ruled
-from memos_core.store.statements import by_id, cubes, forgetting, items, rules
+from memos_core.store.statements import by_id, cubes, forgetting, item_reads, items, rules
 from memos_core.store.statements.filters import Filters
 from memos_core.store.statements.items import ItemDraft
 from memos_core.store.statements.scope import Scope
-from memos_core.text import excerpt, shortened
+from memos_core.text import checked_text, excerpt, shortened
 from memos_core.view.bound import listed
 from memos_core.view.ruling import check_write, kept, refusal
 from memos_core.view.writing import Writing
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 COLLISIONS = 20  # of a batch with others, before it is given up
 COLLISION_SECONDS = 0.02  # at most, before it is tried again
 _MOST_SKIPPED = 10**9  # by an offset
+_LONGEST = 1_000_000  # characters of a query
 
 
 @dataclass(kw_only=True, slots=True)
@@ -60,7 +61,7 @@ class _Plan:
     count: int
     reads: dict[int, GetItem | SearchItems | ListNamespaces]
     writes: dict[Namespace, dict[str, PutItem]]
-    questions: dict[str, Vectors]
+    questions: dict[int, Vectors | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,10 +126,18 @@ class Items(Writing):
                 plan.reads[place] = op
         if plan.reads:
             self._check_reads()
-        for op in plan.reads.values():
-            if isinstance(op, SearchItems) and op.query and op.query.strip():
-                plan.questions[op.query] = self.engine.question(excerpt(op.query))
+        for place, op in plan.reads.items():
+            if isinstance(op, SearchItems):
+                plan.questions[place] = self._asked(op)
         return plan
+
+    def _asked(self, op: SearchItems) -> Vectors | None:
+        """Return the vector to which the nearest are sought, None where none is."""
+        if op.vector is not None:
+            return self.engine.given(op.vector)
+        if op.query is None or not op.query.strip():
+            return None
+        return self.engine.question(excerpt(checked_text(op.query, limit=_LONGEST, what="query")))
 
     def _written_as(self, plan: _Plan, ruled: Mapping[Namespace, Ruled]) -> _Writes:
         """Draft what is to be written by the rules, and embed it."""
@@ -205,7 +214,7 @@ class Items(Writing):
             results[place] = item
         for place, op in plan.reads.items():
             if isinstance(op, SearchItems):
-                results[place] = self._found(op, plan.questions.get(op.query or ""))
+                results[place] = self._found(op, plan.questions[place])
             elif isinstance(op, ListNamespaces):
                 results[place] = self._listed(op)
         if writes.ended:
@@ -219,7 +228,7 @@ class Items(Writing):
     def _got(self, ops: Mapping[int, GetItem]) -> dict[int, Item]:
         log = self.engine.settings.read_events
         ids = {place: id_of(self._path(op.namespace), op.key) for place, op in ops.items()}
-        found = self.engine.run(items.get(self._scope, list(set(ids.values())), log=log))
+        found = self.engine.run(item_reads.get(self._scope, list(set(ids.values())), log=log))
         found |= self._refreshed(
             [found[ids[place]] for place, op in ops.items() if op.refresh and ids[place] in found]
         )
@@ -231,22 +240,29 @@ class Items(Writing):
 
     def _found(self, op: SearchItems, question: Vectors | None) -> list[Item]:
         conditions: dict[object, object] = {
-            ("value", key): _compared(wanted) for key, wanted in (op.filter or {}).items()
+            ("value", *(key if isinstance(key, tuple) else (key,))): _compared(wanted)
+            for key, wanted in (op.filter or {}).items()
         }
         found = self.engine.run(
-            items.search(
+            item_reads.search(
                 self._scope_of(self._path(op.namespace)),
                 question,
                 model=self.engine.model,
                 filters=Filters(conditions=compiled(conditions), any_time=True),
                 limit=checked_count(op.limit, what="limit"),
                 offset=checked_count(op.offset, what="offset", most=_MOST_SKIPPED),
+                vectors=op.vectors,
                 log=self.engine.settings.read_events,
             )
         )
-        fresh = self._refreshed([cube for cube, _ in found]) if op.refresh else {}
+        fresh = self._refreshed([one.cube for one in found]) if op.refresh else {}
         return [
-            self._as_item(fresh.get(cube.id, cube), key_of(cube), score) for cube, score in found
+            replace(
+                self._as_item(fresh.get(one.cube.id, one.cube), key_of(one.cube)),
+                score=one.similarity,
+                vector=one.vector,
+            )
+            for one in found
         ]
 
     def _refreshed(self, found: Sequence[MemCube]) -> dict[UUID, MemCube]:
@@ -254,7 +270,7 @@ class Items(Writing):
         living = {cube.id: cube for cube in found if "ttl" in cube.metadata}
         if not living:
             return {}
-        ends = self.engine.run(items.refresh(self._scope, list(living)))
+        ends = self.engine.run(item_reads.refresh(self._scope, list(living)))
         return {
             id: replace(living[id], governance=replace(living[id].governance, expires_at=end))
             for id, end in ends.items()
@@ -262,7 +278,7 @@ class Items(Writing):
 
     def _listed(self, op: ListNamespaces) -> list[tuple[str, ...]]:
         return self.engine.run(
-            items.namespaces(
+            item_reads.namespaces(
                 self._scope,
                 op.matches,
                 max_depth=None
@@ -273,7 +289,7 @@ class Items(Writing):
             )
         )
 
-    def _as_item(self, cube: MemCube, key: str, score: float | None = None) -> Item:
+    def _as_item(self, cube: MemCube, key: str) -> Item:
         return Item(
             namespace=tuple(cube.namespace[len(self.namespace) :]),
             key=key,
@@ -283,7 +299,6 @@ class Items(Writing):
             created_at=cube.created_at,
             updated_at=cube.updated_at,
             expires_at=cube.governance.expires_at,
-            score=score,
         )
 
     # ---------------------------------------------------------------- writing
