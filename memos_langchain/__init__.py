@@ -10,6 +10,7 @@ from memos_langchain.tools import (
     create_manage_memory_tool,
     create_search_memory_tool,
 )
+from memos_langchain.vectorstore import MemOSVectorStore
 
 __all__ = [
     "ChatMemOS",
@@ -17,6 +18,7 @@ __all__ = [
     "MemOSMiddleware",
     "MemOSRetriever",
     "MemOSStore",
+    "MemOSVectorStore",
     "create_forget_memory_tool",
     "create_manage_memory_tool",
     "create_search_memory_tool",
