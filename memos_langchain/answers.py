@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -20,6 +22,7 @@ from langchain_core.messages.tool import (
     tool_call,
     tool_call_chunk,
 )
+from langchain_core.outputs import ChatGenerationChunk
 
 from memos_core import model as models
 
@@ -57,21 +60,23 @@ def message_of(
 class Chunks:
     """Makes the chunks of one answer while its text comes; else as ``message_of``."""
 
-    def __init__(self, reader: AnswerReader, *, one_call: bool = False) -> None:
+    def __init__(self, reader: AnswerReader, model: str, *, one_call: bool = False) -> None:
         self._reader = reader
+        self._model = model
         self._one_call = one_call
-        self._calls = 0
+        self._called = False
+        self._calls = count(_FIRST_CALL)
 
     def read(self, text: str) -> list[AIMessageChunk]:
         """Return what is certain, now that the model said a text."""
         return self._chunks(self._reader.read(text))
 
-    def end(self, generation: Generation, model: str) -> list[AIMessageChunk]:
+    def end(self, generation: Generation) -> list[AIMessageChunk]:
         """Return what was held back, and the last chunk, which says what it took."""
         last = AIMessageChunk(
             content="",
             usage_metadata=_usage(generation),
-            response_metadata=_metadata(generation, model),
+            response_metadata=_metadata(generation, self._model),
             chunk_position="last",
         )
         return [*self._chunks(self._reader.end()), last]
@@ -80,22 +85,42 @@ class Chunks:
         return [self._chunk(part) for part in parts if not self._is_too_much(part)]
 
     def _is_too_much(self, part: Said) -> bool:
-        return self._one_call and self._calls > 0 and isinstance(part, models.ToolCall)
+        return self._one_call and self._called and isinstance(part, models.ToolCall)
 
     def _chunk(self, part: Said) -> AIMessageChunk:
         if isinstance(part, str):
             return AIMessageChunk(content=part)
         if isinstance(part, models.Thought):
             return AIMessageChunk(content="", additional_kwargs={"reasoning_content": part.text})
-        self._calls += 1
         called = isinstance(part, models.ToolCall)
+        self._called = self._called or called
         chunk = tool_call_chunk(
             name=part.name if called else None,
             args=json.dumps(part.arguments, ensure_ascii=False) if called else part.text,
             id=_new_id(),
-            index=_FIRST_CALL + self._calls,
+            index=next(self._calls),
         )
         return AIMessageChunk(content="", tool_call_chunks=[chunk])
+
+
+def told(
+    chunk: AIMessageChunk, run_manager: CallbackManagerForLLMRun | None
+) -> ChatGenerationChunk:
+    """Tell a run of a chunk, and return it as LangChain wants it."""
+    generation = ChatGenerationChunk(message=chunk)
+    if run_manager is not None:
+        run_manager.on_llm_new_token(str(chunk.text), chunk=generation)
+    return generation
+
+
+async def atold(
+    chunk: AIMessageChunk, run_manager: AsyncCallbackManagerForLLMRun | None
+) -> ChatGenerationChunk:
+    """As ``told``."""
+    generation = ChatGenerationChunk(message=chunk)
+    if run_manager is not None:
+        await run_manager.on_llm_new_token(str(chunk.text), chunk=generation)
+    return generation
 
 
 def _new_id() -> str:

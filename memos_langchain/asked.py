@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from langchain_core.messages import AIMessage
+
 from memos_core import InvalidInput, MemCube, View
 from memos_core import model as models
+from memos_langchain.answers import Chunks, message_of
 from memos_langchain.messages import Turn
 from memos_langchain.streams import Whole
 
 if TYPE_CHECKING:
-    from memos_core.model import AnswerReader, MemoryModel, Said, Stream, ToolSyntax
+    from memos_core.model import Generation, MemoryModel, Stream, ToolSyntax
 
 # What "temperature" decides, in transformers' words.
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
@@ -38,13 +41,16 @@ class Asked:
             return Whole(self.model.generate(self.turns, **self.given))
         return self.model.stream(self.turns, **self.given)
 
-    def reader(self) -> AnswerReader:
-        """Return what takes the answer apart."""
-        return models.AnswerReader(self.tools, thinking=self.syntax.begins_in_thought)
+    def message(self, generation: Generation) -> AIMessage:
+        """Return the whole answer."""
+        thinking = self.syntax.begins_in_thought
+        parts = models.said_in(generation.text, self.tools, thinking=thinking)
+        return message_of(parts, generation, self.name, one_call=self.one_call)
 
-    def parts(self, text: str) -> list[Said]:
-        """Return the parts of a whole answer."""
-        return models.said_in(text, self.tools, thinking=self.syntax.begins_in_thought)
+    def chunks(self) -> Chunks:
+        """Return what makes chunks of the answer while it comes."""
+        reader = models.AnswerReader(self.tools, thinking=self.syntax.begins_in_thought)
+        return Chunks(reader, self.name, one_call=self.one_call)
 
 
 # ---------------------------------------------------------------- memories

@@ -8,24 +8,32 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from uuid import UUID
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    SkipValidation,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import override
 
 from memos_core import InvalidInput, MemCube, View
 from memos_core import model as models
-from memos_langchain.answers import Chunks, message_of
+from memos_langchain.answers import atold, told
 from memos_langchain.asked import (
     Asked,
     checked_choice,
@@ -128,10 +136,10 @@ class ChatMemOS(BaseChatModel):
     def _no_stop(cls, stop: object) -> object:
         return stop or None
 
-    @override
-    def model_post_init(self, context: Any, /) -> None:
-        super().model_post_init(context)
+    @model_validator(mode="after")
+    def _name_it(self) -> Self:
         self.model_name = self.model_name or _name_of(self.model)
+        return self
 
     # ---------------------------------------------------------------- answers
 
@@ -167,13 +175,13 @@ class ChatMemOS(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         asked, stream = self._open(messages, stop, kwargs)
-        chunks = Chunks(asked.reader(), one_call=asked.one_call)
+        chunks = asked.chunks()
         with closing(stream):
             for piece in stream:
                 for chunk in chunks.read(piece):
-                    yield _told(chunk, run_manager)
-            for chunk in chunks.end(stream.result, asked.name):
-                yield _told(chunk, run_manager)
+                    yield told(chunk, run_manager)
+            for chunk in chunks.end(stream.result):
+                yield told(chunk, run_manager)
 
     @override
     async def _astream(
@@ -184,13 +192,13 @@ class ChatMemOS(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         asked, stream = await self._aopen(messages, stop, kwargs)
-        chunks = Chunks(asked.reader(), one_call=asked.one_call)
+        chunks = asked.chunks()
         with stopped_if_left(stream):
             while (piece := await self._in_thread(_next, stream)) is not None:
                 for chunk in chunks.read(piece):
-                    yield await _atold(chunk, run_manager)
-            for chunk in chunks.end(stream.result, asked.name):
-                yield await _atold(chunk, run_manager)
+                    yield await atold(chunk, run_manager)
+            for chunk in chunks.end(stream.result):
+                yield await atold(chunk, run_manager)
 
     def _open(
         self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, kwargs: dict[str, Any]
@@ -225,7 +233,7 @@ class ChatMemOS(BaseChatModel):
             "memory": self._memory(given),
             "recall": given.pop("recall", self.recall),
             "tools": tools or None,
-            "max_new_tokens": given.pop("max_tokens", None) or self.max_tokens,
+            "max_new_tokens": given.pop("max_tokens", self.max_tokens),
             "stop": (self.stop if stop is None else stop) or (),
         }
         temperature = given.pop("temperature", self.temperature)
@@ -385,29 +393,8 @@ def _name_of(model: MemoryModel) -> str:
 
 
 def _result(asked: Asked, stream: Stream | Whole) -> ChatResult:
-    generation = stream.result
-    parts = asked.parts(generation.text)
-    message = message_of(parts, generation, asked.name, one_call=asked.one_call)
-    return ChatResult(generations=[ChatGeneration(message=message)])
+    return ChatResult(generations=[ChatGeneration(message=asked.message(stream.result))])
 
 
 def _next(stream: Iterator[str]) -> str | None:
     return next(stream, None)
-
-
-def _told(
-    chunk: AIMessageChunk, run_manager: CallbackManagerForLLMRun | None
-) -> ChatGenerationChunk:
-    generation = ChatGenerationChunk(message=chunk)
-    if run_manager is not None:
-        run_manager.on_llm_new_token(str(chunk.text), chunk=generation)
-    return generation
-
-
-async def _atold(
-    chunk: AIMessageChunk, run_manager: AsyncCallbackManagerForLLMRun | None
-) -> ChatGenerationChunk:
-    generation = ChatGenerationChunk(message=chunk)
-    if run_manager is not None:
-        await run_manager.on_llm_new_token(str(chunk.text), chunk=generation)
-    return generation

@@ -90,6 +90,10 @@ class TestIntegration(ChatModelIntegrationTests):
         return True
 
     @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
+
+    @property
     def supported_usage_metadata_details(self) -> dict[Literal["invoke", "stream"], list[Any]]:
         return {"invoke": ["cache_read_input"], "stream": ["cache_read_input"]}
 
