@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from memos_core import EmbedderUnavailable, InvalidInput, MemOS, Settings, View
@@ -276,7 +276,7 @@ def test_of_a_team_s_memory_each_recalls_what_he_may(run: Run, memos: MemOS) -> 
     ann, bob = ({"configurable": {"user_id": name}} for name in ("ann", "bob"))
     run(agent, asks(ALLERGY), ann)
     for user, shown in ((bob, False), (ann, True)):
-        run(agent, asks(QUESTION), user)
+        run(agent, {"messages": [HumanMessage(QUESTION, id="1")]}, user)
         assert (ALLERGY in model.prompts[-1][-1].text) == shown
 
 
