@@ -71,6 +71,20 @@ def test_kv_caches_runs_from_top_to_bottom(database: str, monkeypatch: pytest.Mo
     assert names["answer"].cached_tokens > 0
 
 
+@pytest.mark.usefixtures("small_model")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_langchain_runs_from_top_to_bottom(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMOS_DATABASE", database)
+    names: dict[str, Any] = {"model": QuotingChatModel()}
+    for number, snippet in enumerate(snippets("docs/langchain.md")):
+        exec(compile(snippet, f"langchain.md snippet {number}", "exec"), names)  # noqa: S102
+    assert "peanuts" in names["answer"]["messages"][-1].text
+    assert [item.key for item in names["found"]] == ["tea", "sea"]
+    assert names["documents"]
+    assert names["good"][0][0].id == "canteen"
+    assert names["reply"].usage_metadata["input_token_details"]["cache_read"] > 0
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMOS_DATABASE", database)
