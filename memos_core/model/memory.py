@@ -9,6 +9,7 @@ from uuid import UUID
 
 from memos_core.cached import CacheRecord, Remembered
 from memos_core.cube import MemCube
+from memos_core.governance import Caller
 from memos_core.hit import Hit
 from memos_core.namespace import Namespace
 
@@ -42,6 +43,11 @@ class Memory(Protocol):
     @property
     def namespace(self) -> Namespace:
         """Where it looks."""
+        ...
+
+    @property
+    def caller(self) -> Caller | None:
+        """On whose behalf it acts; None is the application itself."""
         ...
 
     @property

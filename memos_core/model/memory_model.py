@@ -20,6 +20,7 @@ from memos_core.cube import Kind, MemCube
 from memos_core.errors import CacheRefused, Closed, InvalidInput, ModelUnsupported
 from memos_core.model.answering import Answerer, Asked
 from memos_core.model.architecture import check_keeps_keys
+from memos_core.model.choosing import Opening
 from memos_core.model.fingerprint import Fingerprint, Fingerprinted
 from memos_core.model.form import Form
 from memos_core.model.generation import (
@@ -32,16 +33,11 @@ from memos_core.model.generation import (
 )
 from memos_core.model.kv_cache import KVCache
 from memos_core.model.layout import Layout
+from memos_core.model.meant import Memories, checked_view, members_of
 from memos_core.model.memory import Memory
 from memos_core.model.prefix import Prefix
 from memos_core.model.quantization import Quantization
-from memos_core.model.reading import (
-    Memories,
-    Opening,
-    PromptReader,
-    form_of,
-    members_of,
-)
+from memos_core.model.reading import PromptReader
 from memos_core.model.residency import Budgets, Found, Residency, ResidencyStats
 from memos_core.model.turns import Message, Tool
 from memos_core.model.verification import Verification, verify
@@ -50,7 +46,7 @@ from memos_core.model.watch import Watch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ROOM = 256  # tokens that a cached memory leaves for the messages and the answer
+ROOM = 512  # tokens that a cached memory leaves: 256 for an answer, and as many for messages
 RECALL = 5  # memories of a view that are shown as text, beside those that are cached
 
 
@@ -70,7 +66,7 @@ class MemoryModel:
 
     Raises:
         ModelUnsupported: the architecture keeps no keys and values for each token.
-        InvalidInput: the model is in training mode.
+        InvalidInput: the model is in training mode, or ``memos`` is no view.
     """
 
     def __init__(
@@ -89,7 +85,7 @@ class MemoryModel:
             check_keeps_keys(model)
         if model.training:
             raise InvalidInput("the model is in training mode: call model.eval() first")
-        self.model, self.tokenizer, self.memos = model, tokenizer, memos
+        self.model, self.tokenizer, self.memos = model, tokenizer, checked_view(memos)
         self.layout = layout or Layout(tokenizer)
         self._fingerprinted = Fingerprinted(model, self.layout.fingerprint)
         self._residency = Residency(
@@ -210,14 +206,13 @@ class MemoryModel:
         if not form.exact and max_kl is None:
             raise InvalidInput("say with max_kl how far from a full prefill the cache may be")
         reader, opening = self._reader, Opening(system, tools)
-        if isinstance(cubes, Memory):
-            raise InvalidInput("name the memories that are to be encoded, not a view")
-        view, remembered = reader.remembered(cubes, opening)
+        meant = reader.meant(cubes)
+        if not meant.ids:
+            raise InvalidInput("name the memories that are to be encoded: one or more, not a view")
+        view, remembered = meant.view, meant.remembered(meant.ids)
         if any(one.cache for one in remembered):
             raise InvalidInput("name memories of text: one of these is a KV cache already")
         members = members_of(remembered)
-        if not members:
-            raise InvalidInput("name the memories that are to be encoded")
         if order == "reuse" and form.exact:
             members = reader.in_order(view, members, opening)
         prefix = reader.prefix(view, members, opening, form)
@@ -264,7 +259,9 @@ class MemoryModel:
         self._check_open()
         stops = checked_options(options, stop, max_new_tokens)
         started = time.perf_counter()
-        task = self._reader.task(messages, memory, recall=recall, new=max_new_tokens, tools=tools)
+        (task,) = self._reader.tasks(
+            [messages], memory, recall=recall, new=max_new_tokens, tools=tools
+        )
         asked = Asked(
             max_new_tokens=max_new_tokens, stops=stops, options=options, clock=Clock(started)
         )
@@ -291,7 +288,9 @@ class MemoryModel:
         if options.get("num_beams", 1) != 1:
             raise InvalidInput("with beams the first token is known last: use generate")
         started = time.perf_counter()
-        task = self._reader.task(messages, memory, recall=recall, new=max_new_tokens, tools=tools)
+        (task,) = self._reader.tasks(
+            [messages], memory, recall=recall, new=max_new_tokens, tools=tools
+        )
 
         def work(pieces: TextPieces, stopped: threading.Event) -> Generation:
             pieces.stops = stops
@@ -329,10 +328,9 @@ class MemoryModel:
         self._check_open()
         stops = checked_options(options, stop, max_new_tokens)
         started = time.perf_counter()
-        tasks = [
-            self._reader.task(one, memory, recall=recall, new=max_new_tokens, tools=tools)
-            for one in conversations
-        ]
+        tasks = self._reader.tasks(
+            conversations, memory, recall=recall, new=max_new_tokens, tools=tools
+        )
         asked = Asked(
             max_new_tokens=max_new_tokens, stops=stops, options=options, clock=Clock(started)
         )
@@ -375,12 +373,9 @@ class MemoryModel:
         return self._residency.stats()
 
     def _prefix_of(self, memory: Memories, opening: Opening) -> Prefix | None:
-        """Return the prompt beginning that a memory stands for, None where it is empty."""
+        """Return the prompt beginning that a memory stands for, None where nothing is cached."""
         self._check_open()
-        view, remembered = self._reader.remembered(memory, opening)
-        members = members_of(remembered)
-        self._watch.hear(view)
-        return self._reader.prefix(view, members, opening, form_of(remembered)) if members else None
+        return self._reader.whole(memory, opening)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -5,39 +5,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
-from uuid import UUID
+from typing import TYPE_CHECKING
 
 from memos_core.cached import Remembered
 from memos_core.cube import Kind, MemCube
-from memos_core.errors import CacheMismatch, CacheNotWritten, ContextTooLong, InvalidInput
+from memos_core.errors import CacheMismatch, CacheNotWritten, ContextTooLong
 from memos_core.hit import Hit
 from memos_core.model.architecture import context_window, stable_length, text_config
 from memos_core.model.blending import blend
+from memos_core.model.choosing import Conversation, Opening, largest_fitting, largest_of, recalled
 from memos_core.model.fingerprint import Fingerprint, Fingerprinted
 from memos_core.model.form import Form
 from memos_core.model.generation import Read
 from memos_core.model.kv_cache import KVCache, prefill
 from memos_core.model.layout import Layout, Prompt
+from memos_core.model.meant import Meant, Memories, form_of, members_of
 from memos_core.model.memory import Memory
 from memos_core.model.prefix import Prefix, key_after
 from memos_core.model.quantization import Quantization, pack, unpack
 from memos_core.model.residency import Found, Residency
-from memos_core.model.turns import Message, Tool, checked_messages, system_of
+from memos_core.model.turns import Message, Tool, checked_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _log = logging.getLogger("memos_core")
-Memories: TypeAlias = Memory | MemCube | UUID | str | Iterable[MemCube | UUID | str]
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """What a prompt begins with before its memories: the system text and the tools."""
-
-    system: str | None = None
-    tools: Sequence[Tool] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,47 +92,66 @@ class PromptReader:
     kinds: frozenset[Kind]
     hear: Callable[[Memory], None]  # of memories that end, where their caches are held
 
-    def task(
+    def tasks(
         self,
-        messages: Sequence[Message],
+        conversations: Iterable[Sequence[Message]],
         memory: Memories | None,
         *,
         recall: int,
         new: int,
         tools: Sequence[Tool] | None = None,
-    ) -> Task:
-        """Return the prompt of messages, to which ``new`` tokens will be added."""
-        fingerprint, turns = self.fingerprinted.now(), checked_messages(messages)
-        tenant, members, hits = "", list[MemCube](), list[Hit]()
-        remembered = list[Remembered]()
-        if memory is not None:
-            view, remembered = self.remembered(memory, Opening(system_of(turns), tools))
-            tenant = view.namespace.tenant
-            members = members_of(remembered)
-            if Kind.ACTIVATION in self.kinds:
-                self.hear(view)
-            if isinstance(memory, Memory) and recall:
-                hits = _recalled(memory, turns, recall, {member.id for member in members})
+    ) -> list[Task]:
+        """Return the prompts of conversations, to each of which ``new`` tokens will be added."""
+        said = [
+            Conversation(turns=checked_messages(one), tools=tools, recall=recall, new=new)
+            for one in conversations
+        ]
+        meant = None if memory is None else self.meant(memory)
+        return [self._task(one, meant) for one in said]
+
+    def meant(self, memory: Memories) -> Meant:
+        """Return which memories are meant."""
+        return Meant(memory, self.memos)
+
+    def whole(self, memory: Memories, opening: Opening) -> Prefix | None:
+        """Return the beginning of a prompt that memories stand for.
+
+        None where there are none, or the caller may not use a cache of all of it.
+        """
+        meant, key = self.meant(memory), self.fingerprinted.now().key
+        if meant.ids is None:
+            remembered = largest_of(meant, self.layout, key, opening)
+        else:
+            remembered = meant.remembered(meant.ids)
+        if not remembered:
+            return None
+        self.hear(meant.view)
+        prefix = self.prefix(meant.view, members_of(remembered), opening, form_of(remembered))
+        return prefix if meant.usable(prefix, remembered, key) == prefix else None
+
+    def _task(self, said: Conversation, meant: Meant | None) -> Task:
+        fingerprint = self.fingerprinted.now()
+        remembered, hits = list[Remembered](), list[Hit]()
+        if meant is not None:
+            remembered, hits = self._remembered(said, meant, fingerprint.key)
+        members, form = members_of(remembered), form_of(remembered)
         prompt = self.layout.prompt(
-            turns,
+            said.turns,
             memories=[member.text for member in members],
             recall=[hit.text for hit in hits],
-            tools=tools,
+            tools=said.tools,
         )
-        self._check_fits(prompt, new)
-        form = form_of(remembered)
+        self._check_fits(prompt, said.new)
+        tenant = meant.view.namespace.tenant if meant else ""
         runs = [prompt.head, *prompt.memories]
         prefix = Prefix.of(tenant, form.root(fingerprint.key), runs)
-        if Kind.ACTIVATION in self.kinds:
-            self._check_served(remembered, fingerprint, prefix)
-        stable = stable_length(text_config(self.model))
         found, computed = Found(None, 0), 0
-        if (
-            Kind.ACTIVATION in self.kinds
-            and members
-            and (stable is None or len(prompt.ids) + new <= stable)
-        ):
-            found, computed = self._found(prefix, remembered)
+        if meant is not None and members and Kind.ACTIVATION in self.kinds:
+            self._check_served(remembered, fingerprint, prefix)
+            stable = stable_length(text_config(self.model))
+            if stable is None or len(prompt.ids) + said.new <= stable:
+                usable = meant.usable(prefix, remembered, fingerprint.key)
+                found, computed = self._found(usable, remembered)
         return Task(
             prompt=prompt,
             prefix=prefix,
@@ -151,16 +162,18 @@ class PromptReader:
             approximate=form.recompute is not None,
         )
 
-    def remembered(self, memory: Memories, opening: Opening) -> tuple[Memory, list[Remembered]]:
-        """Return a view, and the memories in it that are meant, as they stand now."""
-        if isinstance(memory, Memory):
-            return memory, self._bound(memory, opening)
-        if self.memos is None:
-            raise InvalidInput("the model has no memory: pass memos= a view, or memory= one")
-        alone = isinstance(memory, MemCube | UUID | str)
-        given = cast("Sequence[Any]", [memory] if alone else list(cast("Iterable[Any]", memory)))
-        ids = [cube.id if isinstance(cube, MemCube) else cube for cube in given]
-        return self.memos, self.memos.remembered(ids)
+    def _remembered(
+        self, said: Conversation, meant: Meant, key: str
+    ) -> tuple[list[Remembered], list[Hit]]:
+        """Return what is shown to a conversation: memories, and what is recalled for its end."""
+        if Kind.ACTIVATION in self.kinds:
+            self.hear(meant.view)
+        if meant.ids is not None:
+            return meant.remembered(meant.ids), []
+        if Kind.ACTIVATION not in self.kinds:
+            return [], recalled(meant.view, said)
+        window = context_window(text_config(self.model))
+        return largest_fitting(meant, self.layout, key, said, window)
 
     def prefix(
         self,
@@ -240,18 +253,6 @@ class PromptReader:
                 f"not fit the model's {window}: encode fewer, or leave less room="
             )
 
-    def _bound(self, view: Memory, opening: Opening) -> list[Remembered]:
-        """Return the largest exact KV cache of a view that is of this model and opening."""
-        if Kind.ACTIVATION not in self.kinds:
-            return []
-        head = self.prefix(view, [], opening).keys
-        sizes = {
-            one.cube.id: sum(one.cache.tokens)
-            for one in view.caches(self.fingerprinted.now().key)
-            if one.cache and one.cache.keys[: len(head)] == head
-        }
-        return view.remembered([max(sizes, key=lambda cube: sizes[cube])]) if sizes else []
-
     def _found(self, prefix: Prefix, remembered: Sequence[Remembered]) -> tuple[Found, int]:
         """Return what is cached of a prefix, and how many tokens were computed for that now.
 
@@ -296,25 +297,3 @@ class PromptReader:
                 f"{len(prompt.prefix)} tokens of memory, {len(prompt.rest)} of messages and {new} "
                 f"of answer do not fit the model's {window}"
             )
-
-
-def form_of(remembered: Sequence[Remembered]) -> Form:
-    """Return the form of what is read: that of the first memory, where it is a KV cache."""
-    record = remembered[0].cache if remembered else None
-    return Form.of(record.report) if record else Form()
-
-
-def members_of(remembered: Iterable[Remembered]) -> list[MemCube]:
-    """Return the memories themselves, those of a KV cache in its order, each once."""
-    return list({cube.id: cube for one in remembered for cube in one.members}.values())
-
-
-def _recalled(view: Memory, turns: Sequence[Message], recall: int, known: set[UUID]) -> list[Hit]:
-    """Return what a search for the user's last message finds beside what is known."""
-    said = [turn["content"] for turn in turns if turn["role"] == "user"]
-    if not said or not said[-1].strip():
-        raise InvalidInput(
-            "a view is searched for what the user said last: there is no such message"
-        )
-    found = view.search(said[-1], k=recall + len(known))
-    return [hit for hit in found if hit.cube.id not in known][:recall]

@@ -54,7 +54,7 @@ SHAPE: dict[str, Any] = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
+    "max_position_embeddings": 1024,
     "initializer_range": 0.2,  # else nearly all logits are alike, and what is wrong hardly shows
     "pad_token_id": 0,
     "bos_token_id": 1,
@@ -84,7 +84,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3", {}),
     "gpt2": (
         "GPT2",
-        {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_inner": 128, "n_positions": 512},
+        {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_inner": 128, "n_positions": 1024},
     ),
 }
 _CAUSAL = {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM"}

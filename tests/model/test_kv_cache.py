@@ -13,7 +13,7 @@ from memos_core.model.architecture import (
 )
 from memos_core.model.kv_cache import KVCache, logits, prefill
 from memos_core.model.verification import verify
-from tests.model.models import ARCHITECTURES, STATEFUL, model_of
+from tests.model.models import ARCHITECTURES, SHAPE, STATEFUL, model_of
 
 IDS = random.Random(1).choices(range(3, 500), k=60)
 QUERY = random.Random(2).choices(range(3, 500), k=9)
@@ -211,7 +211,10 @@ def test_a_prefix_keeps_its_keys_as_long_as_its_rotation_holds():
     assert stable_length(text_config(model_of("gemma3"))) is None
     assert stable_length(text_config(model_of("gpt2"))) is None
     dynamic = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
-    assert stable_length(text_config(model_of("llama", rope_parameters=dynamic))) == 512
+    assert (
+        stable_length(text_config(model_of("llama", rope_parameters=dynamic)))
+        == SHAPE["max_position_embeddings"]
+    )
     longrope = model_of("phi3", rope_parameters=LONGROPE, original_max_position_embeddings=64)
     assert stable_length(text_config(longrope)) == 64
 
@@ -227,4 +230,4 @@ def test_beyond_the_stable_length_a_prefix_is_wrong(total):
 
 @every
 def test_context_windows_are_known(name):
-    assert context_window(text_config(model_of(name))) == 512
+    assert context_window(text_config(model_of(name))) == SHAPE["max_position_embeddings"]
