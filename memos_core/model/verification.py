@@ -99,8 +99,9 @@ def verify(
     ends; by default those of ``held_out``. Without limits, the logits must be those of a full
     prefill within the model's rounding, largest difference and mean KL divergence both: three
     times the floor, which is the worst of reading the prefix in one, two and four pieces, and at
-    least what rounding to the last bit of the largest logit makes (the last three in float32).
-    ``max_kl`` (nats) and ``max_difference`` (of logits) replace that.
+    least what rounding to the last bit of the largest logit makes (the last three in float32), and
+    at most what takes half of its digits. ``max_kl`` (nats) and ``max_difference`` (of logits)
+    replace that.
 
     It takes a full prefill for each continuation and three more; what is longer than ``CHUNK``
     tokens is read in pieces of as many, whose logits are not held.
@@ -120,7 +121,8 @@ def verify(
     # NaN where one is: `max` of Python would pass over it.
     floor = torch.stack([difference for difference, _, _ in measured]).max()
     floor_kl = torch.stack([kl for _, kl, _ in measured]).max()
-    bit = torch.finfo(model.dtype).eps * _scale(full)
+    eps, scale = torch.finfo(model.dtype).eps, _scale(full)
+    bit = eps * scale
     floor = float(torch.maximum(floor, _BITS.get(model.dtype, 1) * bit))
     # Logits that are each rounded by themselves, twice: half the variance of their difference.
     floor_kl = float(torch.maximum(floor_kl, (bit * bit / 12).clamp(min=_LEAST_KL)))
@@ -133,7 +135,8 @@ def verify(
         kl=float(kl),
         same_top=float(same),
         tokens=sum(map(len, read)),
-        allowed=max_difference if limited else MARGIN * floor,
+        # What takes half of the digits is no rounding: such a model says another thing each time.
+        allowed=max_difference if limited else MARGIN * min(floor, math.sqrt(eps) * float(scale)),
         allowed_kl=max_kl if limited else MARGIN * floor_kl,
     )
 
