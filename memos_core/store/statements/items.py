@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import LiteralString
 from uuid import UUID
 
+from memos_core.cube import Provenance
 from memos_core.embedder import Model, Vectors
 from memos_core.item import SEMANTIC_TYPE
 from memos_core.namespace import Namespace
 from memos_core.store.arrays import HalfVectors, SparseVectors, Texts, Uuids
 from memos_core.store.statement import Statement, ignored
-from memos_core.store.statements.columns import COLUMNS, SEARCHED
+from memos_core.store.statements.columns import COLUMNS, SEARCHED, provenance_json
 from memos_core.store.statements.permission import MAY_WRITE
 from memos_core.store.statements.scope import LIES_INSIDE, Scope
 from memos_core.words import Words
@@ -157,6 +158,7 @@ def put(
     written, has expired or lies elsewhere under an id is left as it is, and its id is missing from
     the answer.
     """
+    provenance = Provenance(source="item", created_by=scope.caller.user if scope.caller else None)
     places = {path: number for number, path in enumerate(rules, 1)}
     return Statement(
         sql=_GIVEN
@@ -176,7 +178,7 @@ def put(
             metadata=Texts([json.dumps(draft.metadata, ensure_ascii=False) for draft in drafts]),
             found=Texts([",".join(draft.sensitivity) for draft in drafts]),
             ttls=[draft.ttl for draft in drafts],
-            provenance=json.dumps({"created_by": scope.caller.user} if scope.caller else {}),
+            provenance=json.dumps(provenance_json(provenance)),
             semantic_type=SEMANTIC_TYPE,
             model=Model(name=model, width=embeddings.shape[1]).as_json(),
         ),
