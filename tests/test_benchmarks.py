@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from benchmarks import kv
+from benchmarks import kv, langchain
 from benchmarks.retrieval import Scores, conversations, measure
 from tests.support import WordEmbedder, let_others_enter
 
@@ -72,3 +73,14 @@ def test_kv_caches_are_measured(database: str, tmp_path: Path) -> None:
     assert line["verified"]["max_difference"] <= 3 * line["verified"]["floor"]
     assert [row["storage"] for row in result["quantised"]] == ["none", "int8", "int4"]
     assert "| memory / floor |" in kv.table(result)
+
+
+def test_langchains_stores_are_measured_side_by_side(server: str) -> None:
+    with psycopg.connect(server, autocommit=True) as admin:
+        try:
+            result = langchain.run(server, sizes=[1_000], rounds=2)
+        finally:
+            for name in ("ours", "theirs", "turns"):
+                admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")  # type: ignore[arg-type]
+    assert len(result["lines"]) == 9
+    assert all(line["p50"] > 0 and line["floor"] > 0 for line in [*result["lines"], result["turn"]])

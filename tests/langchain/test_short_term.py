@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.tools import ToolRuntime
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.postgres import PostgresSaver
@@ -19,7 +20,7 @@ from langgraph.types import Command, interrupt
 
 from memos_core import MemOS, View
 from memos_core.demo.frameworks import QuotingChatModel
-from memos_langchain import MemOSMiddleware
+from memos_langchain import MemOSMiddleware, MemOSStore
 from tests.langchain.scripted import (
     ALLERGY,
     QUESTION,
@@ -37,6 +38,7 @@ ROOT = Path(__file__).parent.parent.parent
 # A process that dies where it is told to: in a tool, or while it waits for a human.
 DIE = """
 import os, sys
+from langchain.tools import ToolRuntime
 from langchain_core.tools import tool
 from langgraph.checkpoint.postgres import PostgresSaver
 from tests.langchain.test_short_term import QUESTION, agent_with, asks, calls, thread
@@ -195,3 +197,46 @@ class TooledModel(QuotingChatModel):
     def bind_tools(self, tools: Any, **_options: Any) -> TooledModel:
         del tools
         return self
+
+
+def said_in(model: ScriptedModel) -> str:
+    return "\n".join(message.text for message in model.prompts[-1])
+
+
+def test_checkpoints_store_and_middleware_share_a_database(database: str) -> None:
+    @tool
+    def note(runtime: ToolRuntime) -> str:
+        """Keep a note in the store."""
+        assert runtime.store is not None
+        runtime.store.put(("ann", "notes"), "allergy", {"text": ALLERGY})
+        return "noted"
+
+    def run(given: Any, config: Any, script: list[Any]) -> ScriptedModel:
+        with (
+            PostgresSaver.from_conn_string(database) as saver,
+            MemOS.open(database, embedder=WordEmbedder()) as memos,
+        ):
+            model = ScriptedModel(script=script)
+            agent = create_agent(
+                model,
+                [note],
+                middleware=[MemOSMiddleware(namespace=("{user_id}",), background=False)],
+                checkpointer=saver,
+                store=MemOSStore(memos.at("acme")),
+            )
+            agent.invoke(given, config)
+            return model
+
+    ann = {"configurable": {"thread_id": "one", "user_id": "ann"}}
+    run(asks("Keep a note."), ann, [calls("note", text="I keep it."), AIMessage("Kept.")])
+    same = run(asks("And then?"), ann, [AIMessage("Nothing.")])
+    assert "Kept." in said_in(same)  # the checkpointer has the conversation
+    other = {"configurable": {"thread_id": "two", "user_id": "ann"}}
+    model = run(asks(QUESTION), other, [AIMessage("No peanuts.")])
+    assert ALLERGY in said_in(model)  # the middleware recalls what the store holds
+    with MemOS.open(database, embedder=WordEmbedder()) as memos:
+        item = MemOSStore(memos.at("acme")).get(("ann", "notes"), "allergy")
+        assert item is not None
+        assert item.value == {"text": ALLERGY}
+    with PostgresSaver.from_conn_string(database) as saver:
+        assert len(list(saver.list(None))) > 2

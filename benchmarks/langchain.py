@@ -1,0 +1,245 @@
+"""MemOSStore beside LangGraph's PostgresStore, and what the middleware adds to a turn.
+
+    python -m benchmarks.langchain [--json] [--items 10000 100000] [--rounds 50]
+
+Both stores lie on one server, each in a database of its own, with one table of vectors of 384
+dimensions in place of an embedder. Items are spread over a hundred namespaces of users; searches
+are in one of them and in all. PostgresStore has no HNSW index here: its searches do not use the one
+that it makes, and without it its puts are faster. Every line times both in turns; times are medians
+in milliseconds of one run. A turn is one run of an agent whose model answers at once, with the
+middleware and without, in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import psycopg
+from langchain.agents import create_agent
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.store.base import BaseStore, PutOp
+from langgraph.store.postgres import PostgresStore
+from psycopg.conninfo import conninfo_to_dict
+
+from benchmarks.machine import machine
+from benchmarks.overhead import Line, measure
+from memos_core import MemOS, View
+from memos_core.store.embedded import EmbeddedServer
+from memos_langchain import MemOSMiddleware, MemOSStore
+from memos_langchain.embeddings import embedder_of
+
+WIDTH = 384
+USERS = 100
+BATCH = 1_000
+TABLE = 16_384  # vectors
+
+
+class Table:
+    """The shared stand-in for an embedder: the number in a text says which vector is its."""
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(0)
+        directions = random.normal(size=(16, WIDTH))
+        meant = random.normal(size=(TABLE, 16)) @ directions
+        self._vectors = (meant + random.normal(size=(TABLE, WIDTH))).astype(np.float32)
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        return [self._vectors[int(text.split()[1]) % TABLE].tolist() for text in texts]
+
+
+def value(number: int) -> dict[str, Any]:
+    """Return an item such as agents keep."""
+    return {
+        "text": f"fact {number} about what a user likes, said in the course of a conversation",
+        "kind": ("preference", "event", "plan", "person")[number % 4],
+        "score": number % 1_000,
+        "source": {"thread": f"t{number % 50}", "turn": number % 20},
+    }
+
+
+def namespace(number: int) -> tuple[str, str]:
+    return "users", f"u{number % USERS}"
+
+
+class Bench:
+    """Two stores that hold the same, and what is measured of both."""
+
+    def __init__(self, ours: BaseStore, theirs: BaseStore, rounds: int) -> None:
+        self._ours, self._theirs, self._rounds = ours, theirs, rounds
+        self._next = {id(ours): 0, id(theirs): 0}
+        self.items = 0
+
+    def fill(self, items: int) -> None:
+        """Put items into both until there are so many."""
+        while self.items < items:
+            for store in (self._ours, self._theirs):
+                self._batch(store)
+            self.items += BATCH
+
+    def lines(self) -> list[Line]:
+        everything = ("users",)
+        return [
+            self._compare("get", lambda store: store.get(namespace(77), "77")),
+            self._compare("put", self._put),
+            self._compare("overwrite", lambda store: store.put(namespace(7), "7", value(7))),
+            self._compare(f"batch put of {BATCH}", self._batch, rounds=5),
+            self._compare(
+                "filtered search of a user's",
+                lambda store: store.search(namespace(7), filter={"kind": "person"}),
+            ),
+            self._compare(
+                "filtered search of all",
+                lambda store: store.search(everything, filter={"kind": "person"}),
+                rounds=20,
+            ),
+            self._compare(
+                "vector search of a user's",
+                lambda store: store.search(namespace(7), query="what 7 likes"),
+            ),
+            self._compare(
+                "vector search of all",
+                lambda store: store.search(everything, query="what 7 likes"),
+                rounds=20,
+            ),
+            self._compare(
+                "vector search of all, filtered",
+                lambda store: store.search(
+                    everything, query="what 7 likes", filter={"kind": "person"}
+                ),
+                rounds=20,
+            ),
+        ]
+
+    def _compare(self, what: str, work: Any, rounds: int | None = None) -> Line:
+        line = measure(
+            what,
+            lambda: work(self._ours),
+            lambda: work(self._theirs),
+            min(rounds or self._rounds, self._rounds),
+        )
+        return replace(line, what=f"{what}, {self.items:,} items")
+
+    def _put(self, store: BaseStore) -> None:
+        number = self._number(store, 1)
+        store.put(namespace(number), str(number), value(number))
+
+    def _batch(self, store: BaseStore) -> None:
+        """Put a user's next thousand, as one does who brings memories from elsewhere."""
+        first = self._number(store, BATCH)
+        store.batch(
+            [
+                PutOp(namespace(number), str(number), value(number))
+                for number in range(first, first + BATCH)
+            ]
+        )
+
+    def _number(self, store: BaseStore, count: int) -> int:
+        first = self._next[id(store)]
+        self._next[id(store)] += count
+        return first
+
+
+def turns(view: View, rounds: int) -> Line:
+    """Time a run of an agent with the middleware, and of one without."""
+    for number in range(1_000):
+        view.ingest([{"role": "user", "content": f"fact {number} of the user"}])
+
+    def agent(middleware: Sequence[Any]) -> Any:
+        def answers() -> Any:
+            while True:
+                yield AIMessage("so 1 it is")
+
+        model = GenericFakeChatModel(messages=answers())
+        return create_agent(model, [], middleware=middleware, checkpointer=InMemorySaver())
+
+    with_memory, bare = agent([MemOSMiddleware(view)]), agent([])
+    count = iter(range(10**9))
+
+    def turn(one: Any) -> None:
+        number = next(count)
+        one.invoke(
+            {"messages": [("user", f"fact {number} of mine")]},
+            {"configurable": {"thread_id": str(number)}},
+        )
+
+    return measure("turn", lambda: turn(with_memory), lambda: turn(bare), rounds)
+
+
+def run(dsn: str, *, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
+    """Fill both stores and measure them, at each size."""
+    table = Table()
+    lines: list[Line] = []
+    index = {"dims": WIDTH, "embed": table.embed, "fields": ["text"]}
+    with (
+        MemOSStore.from_conn_string(_database(dsn, "ours"), index=index) as ours,
+        PostgresStore.from_conn_string(
+            _database(dsn, "theirs"), index={**index, "ann_index_config": {"kind": "flat"}}
+        ) as theirs,
+    ):
+        theirs.setup()
+        bench = Bench(ours, theirs, rounds)
+        for size in sorted(sizes):
+            bench.fill(size)
+            for name in ("ours", "theirs"):
+                with psycopg.connect(_address(dsn, name), autocommit=True) as connection:
+                    connection.execute("VACUUM ANALYZE")
+            lines += bench.lines()
+    with MemOS.open(_database(dsn, "turns"), embedder=embedder_of(table.embed)) as memos:
+        turn = turns(memos.at("bench", "ann"), rounds)
+    return {
+        "machine": machine(),
+        "lines": [asdict(line) for line in lines],
+        "turn": asdict(turn),
+    }
+
+
+def _address(dsn: str, name: str) -> str:
+    return "postgresql:///?" + urlencode({**conninfo_to_dict(dsn), "dbname": name})
+
+
+def _database(dsn: str, name: str) -> str:
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+    return _address(dsn, name)
+
+
+def main() -> None:
+    """Measure on a server that is made for it, and print a table or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--rounds", type=int, default=50)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        server = EmbeddedServer.acquire(Path(folder) / "postgres")
+        try:
+            result = run(server.dsn, sizes=options.items, rounds=options.rounds)
+        finally:
+            server.release()
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return
+    print(f"{result['machine']}\n")
+    print("| | MemOSStore, ms | PostgresStore, ms | ratio |\n|---|---|---|---|")
+    for line in result["lines"]:
+        print(f"| {line['what']} | {line['p50']:.2f} | {line['floor']:.2f} | {line['ratio']:.2f} |")
+    turn = result["turn"]
+    print(
+        f"\nA turn: {turn['p50']:.2f} ms with the middleware, {turn['floor']:.2f} ms without: "
+        f"{turn['p50'] - turn['floor']:.2f} ms"
+    )
+
+
+if __name__ == "__main__":
+    main()
