@@ -51,6 +51,7 @@ from memos_core import MemCube, MemOS, View
 from memos_core.cached import Remembered
 from memos_core.model import MemoryModel, Quantization
 from memos_core.model.kv_cache import KVCache, prefill
+from memos_core.model.memory import tenant_of
 from memos_core.model.storage import mapped
 from memos_core.store.embedded import EmbeddedServer
 from memos_core.tensor_files import RunFile, TensorFiles
@@ -351,7 +352,7 @@ class Bench:
         return view.add(texts)
 
     def _file(self, view: View, keys: Sequence[str]) -> RunFile:
-        file = TensorFiles(self._folder, view.namespace.tenant).find(keys[0])
+        file = TensorFiles(self._folder, tenant_of(view)).find(keys[0])
         assert file is not None  # noqa: S101 it was written just now
         return file
 

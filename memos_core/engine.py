@@ -33,7 +33,7 @@ from memos_core.namespace import Namespace
 from memos_core.rules import Ruled
 from memos_core.settings import Settings, where_from
 from memos_core.store.statement import Statement
-from memos_core.store.statements import embeddings, indexes, rules
+from memos_core.store.statements import caches, embeddings, indexes, rules
 from memos_core.store.statements import messages as log
 from memos_core.store.statements.embeddings import Text
 from memos_core.store.statements.scope import Scope
@@ -199,6 +199,11 @@ class Engine:
             return
         with self.together() as (inside, transaction):
             yield inside, transaction
+
+    @functools.cached_property
+    def database(self) -> str:
+        """What tells this database from all others."""
+        return self._store.run(caches.database())
 
     def listen(self, channel: LiteralString) -> AbstractContextManager[News]:
         """Hear of what is told on a channel of the database, for as long as it takes.

@@ -11,7 +11,7 @@ from memos_core.errors import CubeNotFound, InvalidInput
 from memos_core.hit import Hit
 from memos_core.model.layout import Layout
 from memos_core.model.meant import Meant
-from memos_core.model.memory import Memory
+from memos_core.model.memory import Memory, tenant_of
 from memos_core.model.prefix import Prefix
 from memos_core.model.turns import Message, Tool, system_of
 
@@ -85,7 +85,7 @@ def _caches(
 ) -> list[tuple[MemCube, CacheRecord]]:
     """Return the exact KV caches of a view that begin with an opening, the largest first."""
     head = layout.head(opening.system, tools=opening.tools)
-    keys = Prefix.of(meant.view.namespace.tenant, key, [head]).keys
+    keys = Prefix.of(tenant_of(meant.view), key, [head]).keys
     found = [
         (one.cube, one.cache)
         for one in meant.caches(key)

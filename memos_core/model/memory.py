@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
@@ -20,6 +21,11 @@ class Engine(Protocol):
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
+        ...
+
+    @property
+    def database(self) -> str:
+        """What tells its database from all others."""
         ...
 
     @property
@@ -82,3 +88,8 @@ class Memory(Protocol):
     def cache_news(self) -> AbstractContextManager[News]:
         """Hear of KV caches that ended."""
         ...
+
+
+def tenant_of(view: Memory) -> str:
+    """Name a view's tenant, as none of another database is named."""
+    return json.dumps([view.engine.database, view.namespace.tenant])

@@ -17,7 +17,7 @@ class Prefix:
 
     A key is the SHA-256 of the model's fingerprint, the key before, and the run's tokens, as in the
     hash chains of block-based prefix caches (vLLM, "Automatic Prefix Caching"): equal keys mean
-    equal tokens from the very first, read by an equal model for the same tenant.
+    equal tokens from the very first, read by an equal model for the same tenant (``tenant_of``).
     """
 
     tenant: str

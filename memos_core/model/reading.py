@@ -20,7 +20,7 @@ from memos_core.model.generation import Read
 from memos_core.model.kv_cache import KVCache, prefill
 from memos_core.model.layout import Layout, Prompt
 from memos_core.model.meant import Meant, Memories, form_of, members_of
-from memos_core.model.memory import Memory
+from memos_core.model.memory import Memory, tenant_of
 from memos_core.model.prefix import Prefix, key_after
 from memos_core.model.quantization import Quantization, pack, unpack
 from memos_core.model.residency import Found, Residency
@@ -142,7 +142,7 @@ class PromptReader:
             tools=said.tools,
         )
         self._check_fits(prompt, said.new)
-        tenant = meant.view.namespace.tenant if meant else ""
+        tenant = tenant_of(meant.view) if meant else ""
         runs = [prompt.head, *prompt.memories]
         prefix = Prefix.of(tenant, form.root(fingerprint.key), runs)
         found, computed = Found(None, 0), 0
@@ -186,7 +186,7 @@ class PromptReader:
         head = self.layout.head(opening.system, tools=opening.tools)
         runs = [self.layout.memory(member.text) for member in members]
         root = form.root(self.fingerprinted.now().key)
-        return Prefix.of(view.namespace.tenant, root, [head, *runs])
+        return Prefix.of(tenant_of(view), root, [head, *runs])
 
     def in_order(self, view: Memory, members: Sequence[MemCube], opening: Opening) -> list[MemCube]:
         """Return memories such that as many as can be continue what is cached; then the oldest."""

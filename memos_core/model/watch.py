@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 
-from memos_core.model.memory import Engine, Memory, News
+from memos_core.model.memory import Engine, Memory, News, tenant_of
 from memos_core.model.residency import Residency
 
 _log = logging.getLogger("memos_core")
@@ -110,13 +110,13 @@ class _Ear:
         """Return the tenants of whom something may have come since it was looked at last."""
         residency = self._residency()
         tenants = residency.tenants() if residency else set[str]()
-        return {name: one for name, one in self._views.items() if one.namespace.tenant in tenants}
+        return {name: one for name, one in self._views.items() if tenant_of(one) in tenants}
 
     def _collected(self, view: Memory) -> bool:
         """Drop what ended of a tenant; False where that failed."""
         try:
             if residency := self._residency():
-                residency.collect(view.namespace.tenant, view.live_keys)
+                residency.collect(tenant_of(view), view.live_keys)
         except Exception as error:  # noqa: BLE001 the next tenant's must go all the same
             self._failed(error)
             return False

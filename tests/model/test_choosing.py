@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from memos_core import AsyncView, Caller, InvalidInput, Kind, MemCube, MemOS, Vi
 from memos_core.errors import ContextTooLong
 from memos_core.model import MemoryModel
 from tests.model.models import model_of, tokenizer_with
+from tests.support import WordEmbedder, until
 
 FACTS = [
     "Ann is allergic to peanuts.",
@@ -148,7 +149,33 @@ def test_a_batch_asks_once(
         assert [len(answer.reads) for answer in answers] == [3] * 4
 
 
-# ------------------------------------------------------------------ what its caller may read
+# ------------------------------------------------------------------ what is another's
+
+
+def test_databases_that_share_a_folder_know_nothing_of_each_other(
+    new_database: Callable[..., str], tmp_path: Path
+) -> None:
+    with (
+        MemOS.open(new_database(), embedder=WordEmbedder()) as one,
+        MemOS.open(new_database(), embedder=WordEmbedder()) as other,
+    ):
+        assert one.at("acme").engine.database != other.at("acme").engine.database
+        with (
+            model_for(one.at("acme", "ann"), tmp_path) as model,
+            model_for(other.at("acme", "ann"), tmp_path) as theirs,
+        ):
+            kept = one.at("acme", "ann").add(FACTS)
+            cache = model.encode(kept)
+            facts = other.at("acme", "ann").add(FACTS)
+            assert theirs.generate(ASKED, memory=facts, max_new_tokens=1).cached_tokens == 0
+            theirs.encode(facts)
+            assert theirs.stats().disk.caches == 2
+            for fact in facts:
+                other.at("acme", "ann").forget(fact.id)
+            until(lambda: theirs.stats().memory.caches == 0)
+            until(lambda: theirs.stats().disk.caches == 1)
+        with model_for(one.at("acme", "ann"), tmp_path) as fresh:
+            assert fresh.generate(ASKED, memory=cache, max_new_tokens=1).cached_tokens > 0
 
 
 def test_a_guess_of_what_another_caller_keeps_is_answered_as_if_he_kept_nothing(

@@ -28,6 +28,7 @@ from memos_core.errors import CacheMismatch, CacheNotWritten, CacheRefused, Mode
 from memos_core.model import Budgets, Generation, Layout, MemoryModel
 from memos_core.model import memory_model as module
 from memos_core.model.kv_cache import KVCache
+from memos_core.model.memory import tenant_of
 from memos_core.tensor_files import TensorFiles
 from tests.model.models import ARCHITECTURES, STATEFUL, model_of, tokenizer_with
 from tests.support import until
@@ -782,12 +783,14 @@ def test_files_are_for_their_owner_alone(make: Make, facts: list[MemCube], tmp_p
     assert FACTS[0].encode() not in path.read_bytes()
 
 
-def test_another_format_is_not_read(make: Make, facts: list[MemCube], tmp_path: Path) -> None:
+def test_another_format_is_not_read(
+    make: Make, ann: View, facts: list[MemCube], tmp_path: Path
+) -> None:
     make().encode(facts)
     (path,) = files(tmp_path)
     path.write_bytes(path.read_bytes().replace(b'"format":"1"', b'"format":"2"'))
     key = path.name.split(".")[0]
-    tenant = TensorFiles(tmp_path / "kv", "acme")
+    tenant = TensorFiles(tmp_path / "kv", tenant_of(ann))
     assert tenant.find(key) is None
 
 

@@ -15,6 +15,7 @@ import torch
 
 from memos_core import MemOS, View
 from memos_core.model import watch as module
+from memos_core.model.memory import tenant_of
 from memos_core.model.residency import Budgets, Residency
 from memos_core.model.watch import Watch
 from memos_core.tensor_files import sizes
@@ -46,7 +47,7 @@ def kept(residency: Residency) -> Kept:
     """Keeps a cache of a memory's; returns how the memory is forgotten."""
 
     def keep(view: View, name: str = "a") -> Callable[[], None]:
-        bundle = prefix(name, "x", tenant=view.namespace.tenant)
+        bundle = prefix(name, "x", tenant=tenant_of(view))
         fact = view.add(f"A fact about {name}.")
         view.keep_cache(record([fact], *bundle.keys))
         residency.store(bundle, cache(bundle))
@@ -232,7 +233,7 @@ def test_what_came_while_it_ended_is_looked_at_later(
     view = Counting(ann.engine, ann.namespace)
     watch.hear(view)
     until(lambda: view.asked == 1)
-    late = prefix("a")
+    late = prefix("a", tenant=tenant_of(ann))
     residency.store(late, cache(late))
     residency.put(late, cache(late))
     until(lambda: gone(residency))

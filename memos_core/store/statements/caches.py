@@ -14,6 +14,14 @@ from memos_core.store.statements.columns import COLUMNS, WOKEN, cube_from
 from memos_core.store.statements.permission import MAY_READ, STANDS
 from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, Scope
 
+_DATABASE: LiteralString = "SELECT value #>> '{}' AS id FROM memos.setting WHERE key = 'database'"
+
+
+def database() -> Statement[str]:
+    """Read what tells this database from all others."""
+    return Statement(sql=_DATABASE, parameters={}, read=lambda rows: rows[0]["id"])
+
+
 _KEEP: LiteralString = """
     INSERT INTO memos.kv_cache (tenant, cube, fingerprint, keys, tokens, members, report)
     VALUES (
