@@ -32,7 +32,7 @@ class Asked:
     syntax: ToolSyntax
     turns: Sequence[Turn]
     given: Mapping[str, Any]
-    tools: Sequence[str]
+    tools: Sequence[Mapping[str, Any]]
     one_call: bool
 
     def begin(self) -> Stream | Whole:
@@ -137,6 +137,12 @@ def tools_of(syntax: ToolSyntax, given: dict[str, Any]) -> tuple[list[dict[str, 
         raise InvalidInput(
             "the chat template shows a model no tools: pass MemoryModel a layout=Layout("
             "tokenizer, template=…) that does, or a model that was trained for tools"
+        )
+    if not syntax.calls_are_read:
+        raise InvalidInput(
+            f"the chat template writes tool calls as {syntax.start(names[0])!r}…, which is not "
+            "read: pass MemoryModel a layout=Layout(tokenizer, template=…) with Hermes', Qwen's, "
+            "Mistral's or Llama's, or another model"
         )
     if choice is None:
         return tools, []

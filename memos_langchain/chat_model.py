@@ -252,7 +252,7 @@ class ChatMemOS(BaseChatModel):
             syntax=syntax,
             turns=turns_of(messages),
             given=options,
-            tools=names_of(tools),
+            tools=tools,
             one_call=one_call,
         )
 

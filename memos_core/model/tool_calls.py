@@ -18,6 +18,8 @@ _KEYS = {"name", "type", "function", "id", *_ARGUMENTS}
 # As much of a call as its first key shows, and the name that it may begin with.
 _HEAD = re.compile(r'(?:\[\s*)?(?:\{\s*(?:"(?P<key>\w*)(?P<shut>"\s*)?)?)?')
 _NAMED = re.compile(r'(?:\[\s*)?\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"')
+_FUNCTION = re.compile(r"\s*<function=([^>\n]+)>(.*?)(?:</function>\s*)?\Z", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
 _NAME = re.compile(r"(?P<name>[\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")
 _BETWEEN = " \t\r\n;,"  # calls
 _ENDED = "the answer ended within the call"
@@ -48,9 +50,12 @@ class Thought:
 
 Said: TypeAlias = str | Thought | ToolCall | BrokenToolCall
 _Calls: TypeAlias = list[ToolCall | BrokenToolCall]
+_Tools: TypeAlias = Mapping[str, Mapping[str, Any]]  # the schema of each tool's arguments
 
 
-def said_in(text: str, tools: Iterable[str] = (), *, thinking: bool = False) -> list[Said]:
+def said_in(
+    text: str, tools: Iterable[str | Mapping[str, Any]] = (), *, thinking: bool = False
+) -> list[Said]:
     """Return the parts of a whole answer; else as ``AnswerReader``."""
     reader = AnswerReader(tools, thinking=thinking)
     parts: list[Said] = []
@@ -68,14 +73,19 @@ def said_in(text: str, tools: Iterable[str] = (), *, thinking: bool = False) -> 
 class AnswerReader:
     """Takes an answer apart while it comes; nothing that begins a call is given out as text.
 
-    Calls are read as Hermes and Qwen (``<tool_call>{…}</tool_call>``), Mistral
-    (``[TOOL_CALLS][…]``) and Llama 3 (``{"name": …, "parameters": …}``) write them. Without a mark,
-    as where decoding left the special tokens out, a call stands first and names one of ``tools``.
-    Without ``tools`` there are no calls. ``thinking`` is whether the prompt opened the thought.
+    Calls are read as Hermes and Qwen (``<tool_call>{…}</tool_call>``, and with
+    ``<function=…><parameter=…>`` inside), Mistral (``[TOOL_CALLS][…]``) and Llama 3 (``{"name": …,
+    "parameters": …}``) write them. Without a mark, as where decoding left the special tokens out, a
+    call stands first and names one of ``tools``: names, or tools in OpenAI's format, which say what
+    is a text where the model does not. Without ``tools`` there are no calls. ``thinking`` is
+    whether the prompt opened the thought.
     """
 
-    def __init__(self, tools: Iterable[str] = (), *, thinking: bool = False) -> None:
-        self._tools = sorted(tools, key=len, reverse=True)
+    def __init__(
+        self, tools: Iterable[str | Mapping[str, Any]] = (), *, thinking: bool = False
+    ) -> None:
+        self._schemas = dict(map(_schema, tools))
+        self._tools = sorted(self._schemas, key=len, reverse=True)
         self._held = ""
         self._mark = ""
         self._between: str | None = None  # white space
@@ -172,7 +182,7 @@ class AnswerReader:
         return False
 
     def _marked(self, last: bool) -> bool:  # noqa: FBT001
-        found = _FORMS[self._mark](self._held, last)
+        found = _FORMS[self._mark](self._held, last, self._schemas)
         if found is None and not last:
             return False
         broken = BrokenToolCall(text=self._mark + self._held, why=_ENDED)
@@ -204,13 +214,19 @@ def _certain(text: str, marks: Sequence[str]) -> int:
 # Each returns the calls that a text begins with and what is left of it; None: more must come.
 
 
-def _hermes(text: str, last: bool) -> tuple[_Calls, str] | None:  # noqa: FBT001
+def _hermes(text: str, last: bool, tools: _Tools) -> tuple[_Calls, str] | None:  # noqa: FBT001
     found = _decoded(text.lstrip())
     if found is None:
         inside, closed, rest = text.partition(_HERMES_END)
         if not closed or _in_string(inside):
             return None
         raw = f"{_HERMES}{inside}{_HERMES_END}"
+        if (function := _FUNCTION.match(inside)) is not None:
+            schema = tools.get(function[1], {})
+            given = {
+                key: _typed(said, schema.get(key)) for key, said in _PARAMETER.findall(function[2])
+            }
+            return [ToolCall(name=function[1], arguments=given)], rest
         return [BrokenToolCall(text=raw, why="what it holds is no JSON")], rest
     value, rest = found
     after = rest.lstrip()
@@ -220,8 +236,8 @@ def _hermes(text: str, last: bool) -> tuple[_Calls, str] | None:  # noqa: FBT001
     return _calls(value, _HERMES + text[: len(text) - len(after)]), after
 
 
-def _mistral(text: str, last: bool) -> tuple[_Calls, str] | None:  # noqa: FBT001
-    del last
+def _mistral(text: str, last: bool, tools: _Tools) -> tuple[_Calls, str] | None:  # noqa: FBT001
+    del last, tools
     body = text.lstrip()
     named = _NAME.match(body)
     found = _decoded(body[named.end() :] if named else body)
@@ -232,8 +248,8 @@ def _mistral(text: str, last: bool) -> tuple[_Calls, str] | None:  # noqa: FBT00
     return _calls({"name": named["name"], "arguments": value} if named else value, raw), rest
 
 
-def _llama(text: str, last: bool) -> tuple[_Calls, str] | None:  # noqa: FBT001
-    del last
+def _llama(text: str, last: bool, tools: _Tools) -> tuple[_Calls, str] | None:  # noqa: FBT001
+    del last, tools
     body = text.lstrip()
     if body and body[0] not in "{[":
         return [], text  # code for an interpreter, which is no call of a tool
@@ -244,7 +260,7 @@ def _llama(text: str, last: bool) -> tuple[_Calls, str] | None:  # noqa: FBT001
     return _calls(value, _LLAMA + text[: len(text) - len(rest)]), rest
 
 
-_FORMS: dict[str, Callable[[str, bool], tuple[_Calls, str] | None]] = {
+_FORMS: dict[str, Callable[[str, bool, _Tools], tuple[_Calls, str] | None]] = {
     _HERMES: _hermes,
     _MISTRAL: _mistral,
     _LLAMA: _llama,
@@ -291,6 +307,29 @@ def _decoded(text: str) -> tuple[object, str] | None:
     except (json.JSONDecodeError, RecursionError):
         return None
     return value, text[end:]
+
+
+def _schema(tool: str | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return the name of a tool, and the schemas of its arguments as far as they are known."""
+    if isinstance(tool, str):
+        return tool, {}
+    function = cast("Mapping[str, Any]", tool["function"])
+    schema = cast("Mapping[str, Any]", function.get("parameters") or {})
+    return function["name"], schema.get("properties") or {}
+
+
+def _typed(said: str, schema: Mapping[str, Any] | None) -> object:
+    """Return what an argument that was written as it is stands for."""
+    parts = [schema, *schema.get("anyOf", ())] if schema else []
+    types = {kind for part in parts for kind in _listed(part.get("type"))}
+    if "string" in types and not ("null" in types and said == "null"):
+        return said
+    found = _decoded(said.strip())
+    return said if found is None or found[1] else found[0]
+
+
+def _listed(types: object) -> list[object]:
+    return cast("list[object]", types) if isinstance(types, list) else [types]
 
 
 def _in_string(text: str) -> bool:

@@ -12,6 +12,7 @@ from transformers import LogitsProcessor
 
 from memos_core.errors import InvalidInput
 from memos_core.model.layout import Layout
+from memos_core.model.tool_calls import ToolCall, said_in
 from memos_core.model.turns import Message, Tool
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _NAME, _KEY = "probed_tool", "probed_argument"
 _ID = "abcdef123"  # Mistral's templates want nine letters and digits
 _OPENED = re.compile(r"<think>\s*(?P<shut></think>\s*)?\Z")
 _EMPTY = re.compile(r"\A<think>\s*</think>\s*")
+_OPEN = re.compile(r"[\s<{(\[]")
 _BRACE = re.compile(r"\{\s*\"?\Z")
 _ASKED: Message = {"role": "user", "content": "What?"}
 _TOOL: Message = {
@@ -31,6 +33,20 @@ _TOOL: Message = {
         "parameters": {"type": "object", "properties": {_KEY: {"type": "string"}}},
     },
 }
+_CALLED: list[Message] = [
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {
+                "type": "function",
+                "id": _ID,
+                "function": {"name": _NAME, "arguments": {_KEY: "7"}},
+            }
+        ],
+    },
+    {"role": "tool", "name": _NAME, "tool_call_id": _ID, "content": "Yes."},
+]
 
 
 class ToolSyntax:
@@ -47,6 +63,22 @@ class ToolSyntax:
             return self._layout.prompt([_ASKED], tools=[_TOOL]) != self._layout.prompt([_ASKED])
         except InvalidInput:
             return False
+
+    @cached_property
+    def calls_are_read(self) -> bool:
+        """Whether calls as the template writes them are known to ``AnswerReader``.
+
+        Of a template that writes none it is not known how its model calls: that may be.
+        """
+        try:
+            start = self.start(_NAME)
+        except InvalidInput:
+            return True
+        written = self._text([_ASKED, *_CALLED], [_TOOL])
+        said = start.lstrip() if self.begins_in_thought else start
+        place = written.find(said.removeprefix("</think>").lstrip())
+        parts = said_in(written[place:], [_TOOL])
+        return any(isinstance(part, ToolCall) and part.name == _NAME for part in parts)
 
     @cached_property
     def begins_in_thought(self) -> bool:
@@ -77,14 +109,10 @@ class ToolSyntax:
     @cached_property
     def _around_name(self) -> tuple[str, str]:
         """What is written before and after the name of a tool, of an answer that calls it."""
-        function = {"name": _NAME, "arguments": {_KEY: ""}}
-        call = {"type": "function", "id": _ID, "function": function}
-        answer: Message = {"role": "assistant", "content": "", "tool_calls": [call]}
-        result: Message = {"role": "tool", "name": _NAME, "tool_call_id": _ID, "content": "Yes."}
         asked = self._text([_ASKED], [_TOOL])
         opened = _OPENED.search(asked)
         asked = (asked[: opened.start()] if opened else asked).rstrip()
-        written = self._text([_ASKED, answer, result], [_TOOL])
+        written = self._text([_ASKED, *_CALLED], [_TOOL])
         before, named, after = written.removeprefix(asked).partition(_NAME)
         between, argument, _ = after.partition(_KEY)
         if not written.startswith(asked) or not named or not argument:
@@ -96,8 +124,9 @@ class ToolSyntax:
         if opened:  # the thought has to end first, and once
             ending = "" if opened["shut"] else "\n</think>\n\n"
             before = ending + _EMPTY.sub("", before)
-        brace = _BRACE.search(between)
-        return before, between[: brace.start()].rstrip() if brace else ""
+        # Where the arguments are no JSON object, what closes the name is a part of the beginning.
+        found = _BRACE.search(between)
+        return before, between[: found.start()].rstrip() if found else _OPEN.split(between)[0]
 
     def _text(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> str:
         ids = self._layout.prompt(messages, tools=tools).ids
@@ -125,6 +154,8 @@ class _Beginning(LogitsProcessor):
 
     def _following(self, tokens: list[int]) -> set[int]:
         size = len(tokens)
+        if any(list(start) == tokens[: len(start)] for start in self._starts):
+            return set()
         return {
             start[size]
             for start in self._starts

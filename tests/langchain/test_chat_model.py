@@ -182,6 +182,13 @@ def test_an_answer_is_taken_apart(make: Make) -> None:
     assert make(SAID["call"]).invoke(ASKED).content == SAID["call"]  # no tools, no calls
 
 
+def test_each_call_of_a_stream_has_its_own_place(make: Make) -> None:
+    chunks = list(make(SAID["text and calls"]).bind_tools([add, multiply]).stream(ASKED))
+    called = [one for chunk in chunks for one in getattr(chunk, "tool_call_chunks", [])]
+    assert [one["name"] for one in called] == ["add", "multiply"]
+    assert len({one["index"] for one in called}) == len({one["id"] for one in called}) == 2
+
+
 def test_one_call_is_kept_where_several_are_not_wanted(make: Make) -> None:
     said = f"{SAID['broken']}{SAID['text and calls']}"
     bound = make(said).bind_tools([add, multiply], parallel_tool_calls=False)
@@ -483,6 +490,14 @@ def test_a_conversation_goes_through_the_template(make: Make) -> None:
     ]
 
 
+def test_neighbours_of_one_role_are_one_turn_unless_they_call(make: Make) -> None:
+    calling = AIMessage("So:", tool_calls=[{"name": "add", "args": {"a": 1}, "id": "1"}])
+    messages = [HumanMessage("Add."), AIMessage("I"), AIMessage("do."), calling, AIMessage("No.")]
+    turns = prompt_of(make(), messages).split("<|im_start|>")[2:]
+    called = f"assistant\nI\n\ndo.\n\nSo:\n{call('add', a=1)}<|im_end|>\n"
+    assert turns == [called, "assistant\nNo.<|im_end|>\n"]
+
+
 def test_results_name_their_tool_and_ids_are_those_of_their_calls(make: Make) -> None:
     shown = CHATML.replace("{{ message.content }}", "{{ message | tojson }}").replace(
         "{{ bos_token }}", "{{ bos_token }}{{ tools | tojson if tools }}"
@@ -596,6 +611,12 @@ def test_a_template_that_shows_no_tools_is_named(make: Make) -> None:
     with pytest.raises(InvalidInput, match="shows a model no tools"):
         chat.bind_tools([add]).invoke(ASKED)
     assert chat.bind_tools([add], tool_choice="none").invoke(ASKED).text == "Peanuts."
+
+
+def test_a_template_whose_calls_are_not_read_is_named(make: Make) -> None:
+    chat = make(template=TOOLED.replace("<tool_call>", "<|tool_call>call:"))
+    with pytest.raises(InvalidInput, match="which is not read"):
+        chat.bind_tools([add]).invoke(ASKED)
 
 
 def test_structured_output_is_a_call_that_fits_the_schema(make: Make) -> None:

@@ -88,6 +88,17 @@ CALLS: dict[str, tuple[str, list[Said]]] = {
         [OSLO, SUM],
     ),
     "mistral, later, marks left out": (f"get_weather{W}add{A}", [OSLO, SUM]),
+    "qwen 3.5": (
+        (
+            "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n"
+            '[2, {"c": null}]\n</parameter>\n</function>\n</tool_call>'
+        ),
+        [SUM],
+    ),
+    "qwen 3.5, texts": (
+        "<tool_call>\n<function=fly>\n<parameter=to>\nOslo,\nthen 7\n</parameter>\n</tool_call>",
+        [ToolCall(name="fly", arguments={"to": "Oslo,\nthen 7"})],
+    ),
     "thoughts before a call": (
         f'<think>\nWhich?\nOslo.\n</think>\n\n{{"name": "get_weather", "parameters": {W}}}',
         [Thought("Which?\nOslo."), OSLO],
@@ -169,6 +180,30 @@ def test_a_broken_call_is_kept_and_says_why(text: str) -> None:
     assert part.text == text
     assert BROKEN[text] in part.why
     assert by_character(text, TOOLS) == [part]
+
+
+def test_a_schema_says_what_is_a_text() -> None:
+    types = {
+        "text": {"type": "string"},
+        "number": {"type": "integer"},
+        "either": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "none": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "list": {"type": ["array", "null"]},
+    }
+    schema = {"name": "add", "parameters": {"type": "object", "properties": types}}
+    tool = {"type": "function", "function": schema}
+    given = {"text": "7", "number": "7", "either": "7", "none": "null", "list": "[7]", "new": "7 a"}
+    said = "".join(f"<parameter={key}>\n{one}\n</parameter>\n" for key, one in given.items())
+    (call,) = said_in(f"<tool_call>\n<function=add>\n{said}</function>\n</tool_call>", [tool])
+    assert isinstance(call, ToolCall)
+    assert call.arguments == {
+        "text": "7",
+        "number": 7,
+        "either": "7",
+        "none": None,
+        "list": [7],
+        "new": "7 a",
+    }
 
 
 def test_what_follows_a_broken_call_is_read() -> None:

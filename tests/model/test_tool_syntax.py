@@ -54,6 +54,15 @@ LATER = (
     + """[TOOL_CALLS]{{ call.function.name }}[ARGS]{{ call.function.arguments | tojson -}}
 {% endfor %}</s>{% else %}[INST]{{ message.content }}[/INST]{% endif %}{% endfor %}"""
 )
+QWEN_LATER = HERMES.replace(
+    """{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}""",
+    """<function={{ call.function.name }}>{% for name, one in call.function.arguments | items %}
+<parameter={{ name }}>
+{{ one }}
+</parameter>{% endfor %}
+</function>""",
+)
+GEMMA = HERMES.replace("<tool_call>", "<|tool_call>call:")
 STARTS = {
     HERMES: '<tool_call>\n{"name": "add", "arguments":',
     THINKING: '\n</think>\n\n<tool_call>\n{"name": "add", "arguments":',
@@ -86,6 +95,16 @@ def test_what_begins_so_is_read_as_a_call(template: str) -> None:
     said = syntax.start("add") + ' {"a": 1}' + ends.get(template, "}")
     parts = said_in(said, ["add"], thinking=syntax.begins_in_thought)
     assert parts == [ToolCall(name="add", arguments={"a": 1})]
+
+
+@pytest.mark.parametrize("template", [*STARTS, QWEN_LATER, SILENT, CHATML])
+def test_a_syntax_that_is_read_is_known(template: str) -> None:
+    assert syntax_of(template).calls_are_read
+
+
+def test_a_syntax_that_is_not_read_is_known() -> None:
+    assert not syntax_of(GEMMA).calls_are_read
+    assert syntax_of(QWEN_LATER).start("add") == "<tool_call>\n<function=add>"
 
 
 def test_a_template_that_opens_a_thought_is_known() -> None:
@@ -132,3 +151,14 @@ def test_what_follows_the_beginning_is_free() -> None:
         assert allowed == start[size]
     assert held(torch.tensor([[5, 6, *start]]), scores).equal(scores)
     assert held(torch.tensor([[5, 6, *start, 9]]), scores).equal(scores)
+
+
+def test_a_name_that_begins_another_is_a_choice_too() -> None:
+    syntax, tokenizer = syntax_of(LATER.replace("[ARGS]", " ")), tokenizer_with()
+    start: list[int] = tokenizer.encode(syntax.start("add"), add_special_tokens=False)
+    longer: list[int] = tokenizer.encode(syntax.start("add all"), add_special_tokens=False)
+    assert longer[: len(start)] == start
+    held: Any = syntax.held_to(["add", "add all"])
+    scores = torch.rand(1, 500)
+    assert held(torch.tensor([[5]]), scores).isfinite().sum() == 1
+    assert held(torch.tensor([[5, *start]]), scores).equal(scores)
