@@ -17,6 +17,7 @@ from memos_core import CubeNotFound, MemCube, View
 from memos_core.errors import Closed
 from memos_core.model import Budgets, Generation, MemoryModel, memory_model
 from memos_core.model.generation import Stream, TextPieces
+from memos_core.model.memory import tenant_of
 from memos_core.model.residency import Residency
 from memos_core.tensor_files import TensorFiles, sizes
 from tests.model.models import model_of, tokenizer_with
@@ -222,15 +223,15 @@ def test_another_process_that_drops_what_ended_leaves_what_is_just_encoded(
     other = Residency(tmp_path / "kv", device=torch.device("cpu"), **options)
 
     def keep(self: View, *arguments: Any, **options: Any) -> MemCube:
-        other.collect("acme", self.live_keys)
+        other.collect(tenant_of(ann), self.live_keys)
         kept = really(self, *arguments, **options)
-        other.collect("acme", self.live_keys)
+        other.collect(tenant_of(ann), self.live_keys)
         return kept
 
     monkeypatch.setattr(View, "keep_cache", keep)
     cache = model.encode(facts)
-    other.collect("acme", ann.live_keys)
+    other.collect(tenant_of(ann), ann.live_keys)
     record = ann.remembered([cache.id])[0].cache
     assert record is not None
-    there = TensorFiles(tmp_path / "kv", "acme").along(record.keys)
+    there = TensorFiles(tmp_path / "kv", tenant_of(ann)).along(record.keys)
     assert sum(count for _, count in there) == len(record.keys)
