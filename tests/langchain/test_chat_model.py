@@ -283,10 +283,10 @@ def test_temperature_and_other_options_reach_generate(
     monkeypatch.setattr(chat.model.model, "generate", noted)
     chat.invoke(ASKED)
     chat.bind(temperature=0, top_p=0.7).invoke(ASKED)
-    make_none = ChatMemOS(model=chat.model)
-    make_none.invoke(ASKED)
-    named = [[one.get(name) for name in ("do_sample", "temperature", "top_p")] for one in given]
-    assert named == [[True, 0.5, 0.8], [False, None, 0.7], [None, None, None]]
+    ChatMemOS(model=chat.model).invoke(ASKED)
+    names = ("do_sample", "temperature", "top_p")
+    named = dict.fromkeys(tuple(one.get(name) for name in names) for one in given)
+    assert list(named) == [(True, 0.5, 0.8), (False, None, 0.7), (None, None, None)]
 
 
 def test_beams_are_told_whole(make: Make) -> None:
