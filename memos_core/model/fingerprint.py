@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import xxhash
-from transformers import GenerationConfig
 
-from memos_core.model.architecture import text_config
+from memos_core.model.architecture import stable_length, text_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,13 +23,21 @@ LIBRARY_FORMAT = 2  # of what is computed: raise it where the same tokens would 
 _SILENT = {
     "_name_or_path",
     "architectures",
+    "bos_token_id",
+    "decoder_start_token_id",
     "dtype",  # stands for itself
+    "eos_token_id",
     "id2label",
     "initializer_range",
     "label2id",
+    "output_attentions",
+    "output_hidden_states",
+    "pad_token_id",
     "problem_type",
     "return_dict",
-    *GenerationConfig().to_dict(),
+    "sep_token_id",
+    "transformers_version",
+    "use_cache",
 }
 # SDPA and FlashAttention may leave out what these ask for, so there the implementation matters.
 _SOFTENING = ("attn_logit_softcapping",)
@@ -138,7 +145,11 @@ class Fingerprinted:
 
 def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_parameters()
-    yield from model.named_buffers()
+    grows = stable_length(text_config(model)) is not None
+    for name, buffer in model.named_buffers():
+        # What a model turns by the length of each text, and back; its original stays.
+        if not (grows and name.endswith("inv_freq") and not name.endswith("original_inv_freq")):
+            yield name, buffer
 
 
 def _state(tensor: torch.Tensor) -> tuple[int, int]:
@@ -179,11 +190,16 @@ def _adapter(model: PreTrainedModel) -> str | None:
     """Return which adapters are at work and how strongly; their weights are among the weights."""
     layers: list[str] = []
     for name, layer in cast("Iterator[tuple[str, Any]]", model.named_modules()):
-        if not hasattr(layer, "lora_A"):
+        if not hasattr(layer, "adapter_layer_names"):  # that PEFT's layers have, of any method
             continue
         at_work = [] if layer.disable_adapters else list(layer.active_adapters)
-        scales = {adapter: layer.scaling.get(adapter) for adapter in at_work}
-        layers.append(f"{name} {scales} {list(layer.merged_adapters)}")
+        named = {setting: getattr(layer, setting, None) for setting in layer.other_param_names}
+        settings = {
+            setting: [cast("dict[str, object]", values).get(adapter) for adapter in at_work]
+            for setting, values in named.items()
+            if isinstance(values, dict)
+        }
+        layers.append(f"{name} {at_work} {settings} {list(layer.merged_adapters)}")
     if not layers:
         return None
     return hashlib.sha256("\n".join(layers).encode()).hexdigest()

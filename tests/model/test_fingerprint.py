@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from peft import IA3Config, LNTuningConfig, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig
 
 from memos_core.model.fingerprint import Fingerprinted
 from memos_core.model.form import Form
@@ -51,6 +52,53 @@ def test_what_decides_only_how_answers_are_made_is_no_part_of_it() -> None:
     config._name_or_path, config.use_cache, config.eos_token_id = "elsewhere", False, 7  # noqa: SLF001
     config.id2label = {0: "no", 1: "yes"}
     assert one.now().key == before
+
+
+ADAPTERS: dict[str, Any] = {
+    "lora": LoraConfig(target_modules=["q_proj"], init_lora_weights=False),
+    "ia3": IA3Config(target_modules=["k_proj"], feedforward_modules=[], init_ia3_weights=False),
+    "loha": LoHaConfig(target_modules=["v_proj"], init_weights=False),
+    "lokr": LoKrConfig(target_modules=["v_proj"], init_weights=False),
+    "oft": OFTConfig(target_modules=["q_proj"], oft_block_size=8, init_weights=False),
+    "norms": LNTuningConfig(target_modules=["input_layernorm"]),
+    "whole": LoraConfig(target_modules=["q_proj"], modules_to_save=["k_proj"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Unsupported layer type")
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_of_any_method_is_seen_when_it_is_switched(name: str) -> None:
+    one = of()
+    model = one._model  # noqa: SLF001
+    model.add_adapter(ADAPTERS[name])
+    model.eval()
+    tuned = one.now()
+    model.disable_adapters()
+    (why,) = one.now().differences(tuned.as_json())
+    assert why.startswith("its adapter is ")
+
+
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "short_factor": [1.0] * 8,
+    "long_factor": [4.0] * 8,
+    "original_max_position_embeddings": 64,
+}
+GROWING: dict[str, dict[str, Any]] = {
+    "llama": {"rope_parameters": DYNAMIC, "max_position_embeddings": 64},
+    "phi3": {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64},
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+@torch.inference_mode()
+def test_a_long_text_leaves_it_as_it_was(name: str) -> None:
+    one = of(name, **GROWING[name])
+    before, ids = one.now(), torch.arange(3, 203)[None]
+    cast("Any", one._model)(ids)  # noqa: SLF001
+    assert one.now() == before
 
 
 def test_another_format_is_named_alone() -> None:
