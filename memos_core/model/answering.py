@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from memos_core.model.architecture import text_config
-from memos_core.model.generation import Clock, Generation, Streamer, cut
+from memos_core.model.decoding import Decoding
+from memos_core.model.generation import FinishReason, Generation
 from memos_core.model.layout import Layout
 from memos_core.model.reading import Task
+from memos_core.model.stopping import Clock, StopTexts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
+    from transformers.generation.streamers import BaseStreamer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """How an answer is to be made; ``options`` are transformers' own."""
+    """How answers are to be made: since when they are waited for, and until ``stopped``."""
 
-    max_new_tokens: int
-    stops: Sequence[str]
-    options: Mapping[str, Any]
-    clock: Clock
-    streamer: Streamer | None = None
+    decoding: Decoding
+    started: float
+    stopped: threading.Event = field(default_factory=threading.Event)
+    streamer: BaseStreamer | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,61 +37,73 @@ class Answerer:
     """Runs ``generate`` of transformers on full token ids and a cache of their beginning."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
     layout: Layout
 
     def answers(self, tasks: Sequence[Task], asked: Asked) -> list[Generation]:
         """Answer prompts, those that begin alike in one pass, in their order."""
         done: dict[int, Generation] = {}
-        for places in self._alike(tasks):
+        for places in self._alike(tasks, asked.decoding):
             rows = self._answered([tasks[place] for place in places], asked)
             done.update(zip(places, rows, strict=True))
         return [done[place] for place in range(len(tasks))]
 
-    def _alike(self, tasks: Sequence[Task]) -> list[list[int]]:
+    def _alike(self, tasks: Sequence[Task], decoding: Decoding) -> list[list[int]]:
         """Return the places of tasks that can be one batch: of one cache, and one length.
 
-        Rows are filled up between memory and messages, which counts as distance in a sliding
-        window: there only rows of one length go together.
+        Rows are filled up between memory and messages. Where that could be seen, only rows of one
+        length go together.
         """
-        windowed = getattr(text_config(self.model), "sliding_window", None) is not None
+        even = decoding.reads_prompt or self._sees_filling
         groups: dict[object, list[int]] = {}
         for place, task in enumerate(tasks):
             keys = task.prefix.keys[: task.found.runs]
-            length = len(task.prompt.ids) if windowed else 0
+            length = len(task.prompt.ids) if even else 0
             groups.setdefault((keys, length), []).append(place)
         return list(groups.values())
 
+    @property
+    def _sees_filling(self) -> bool:
+        """Whether what is masked counts: in windows and chunks as distance, in a state as text."""
+        config = text_config(self.model)
+        types = cast("Sequence[str]", getattr(config, "layer_types", None) or ())
+        limits = ("sliding_window", "attention_chunk_size", "window_size")
+        return (
+            any(one != "full_attention" for one in types)
+            or any(getattr(config, name, None) is not None for name in limits)
+            or getattr(self.model, "_is_stateful", False)
+        )
+
     def _answered(self, tasks: Sequence[Task], asked: Asked) -> list[Generation]:
-        ids, mask = self._rows(tasks)
-        given = dict(asked.options)
-        if asked.stops:
-            given.update(stop_strings=list(asked.stops), tokenizer=self.tokenizer)
+        decoding, clock = asked.decoding, Clock(asked.started, asked.stopped)
+        ids, mask = self._rows(tasks, pad=decoding.given["pad_token_id"])
+        stopping: list[StoppingCriteria] = [clock]
+        if decoding.ending.texts:
+            stopping.append(StopTexts(decoding.ending, ids.shape[1]))
+        given = dict(decoding.given)
         if asked.streamer is not None:
             given["streamer"] = asked.streamer
         if (cache := tasks[0].found.cache) is not None:
-            beams = int(given.get("num_beams") or 1)
-            given["past_key_values"] = cache.request(len(tasks) * beams)
+            given["past_key_values"] = cache.request(len(tasks) * decoding.beams)
         with torch.inference_mode():
             sequences = cast("Any", self.model).generate(
                 ids,
                 attention_mask=mask,
-                max_new_tokens=asked.max_new_tokens,
-                pad_token_id=self._pad,
-                stopping_criteria=StoppingCriteriaList([asked.clock]),
+                stopping_criteria=StoppingCriteriaList(stopping),
                 **given,
             )
         said = cast("list[list[int]]", sequences[:, ids.shape[1] :].tolist())
-        return [self._answer(task, tokens, asked) for task, tokens in zip(tasks, said, strict=True)]
+        return [
+            self._answer(task, tokens, decoding, clock.ttft_seconds)
+            for task, tokens in zip(tasks, said, strict=True)
+        ]
 
-    def _rows(self, tasks: Sequence[Task]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _rows(self, tasks: Sequence[Task], *, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ids and mask of rows, each filled up after what is cached."""
         cached = tasks[0].tokens_in_cache
         rows = [list(task.prompt.ids) for task in tasks]
         gaps = [max(map(len, rows)) - len(row) for row in rows]
         ids = [
-            row[:cached] + [self._pad] * gap + row[cached:]
-            for row, gap in zip(rows, gaps, strict=True)
+            row[:cached] + [pad] * gap + row[cached:] for row, gap in zip(rows, gaps, strict=True)
         ]
         mask = [
             [1] * cached + [0] * gap + [1] * (len(row) - cached)
@@ -97,36 +112,20 @@ class Answerer:
         device = self.model.device
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
-    def _answer(self, task: Task, tokens: list[int], asked: Asked) -> Generation:
-        ends = self._ends
-        ended = next((place for place, token in enumerate(tokens) if token in ends), None)
-        kept = tokens if ended is None else tokens[:ended]
-        text = cast("str", cast("Any", self.tokenizer).decode(kept, skip_special_tokens=True))
-        before = cut(text, asked.stops)
-        stopped = ended is not None or before is not None or len(tokens) < asked.max_new_tokens
+    def _answer(
+        self, task: Task, tokens: list[int], decoding: Decoding, ttft_seconds: float
+    ) -> Generation:
+        kept, text, ended = decoding.ending.of(tokens)
+        cut_short: FinishReason = (
+            "length" if len(tokens) == decoding.max_new_tokens else "interrupted"
+        )
         cached = task.tokens_in_cache - task.computed
         return Generation(
-            text=text if before is None else before,
-            token_ids=tuple(kept),
+            text=text,
+            token_ids=kept,
             reads=task.reads(self.layout),
             prefilled_tokens=len(task.prompt.ids) - cached,
             cached_tokens=cached,
-            ttft_seconds=asked.clock.ttft_seconds,
-            finish_reason="stop" if stopped else "length",
+            ttft_seconds=ttft_seconds,
+            finish_reason="stop" if ended else cut_short,
         )
-
-    @property
-    def _ends(self) -> set[int]:
-        """The tokens that end an answer."""
-        config = cast("Any", self.model.generation_config)
-        ends = cast("int | list[int] | None", config.eos_token_id)
-        if ends is None:
-            return set()
-        return set(ends) if isinstance(ends, list) else {ends}
-
-    @property
-    def _pad(self) -> int:
-        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if isinstance(token, int):
-                return token
-        return 0

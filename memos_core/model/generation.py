@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import Literal, Self
 from uuid import UUID
-
-import torch
-from transformers import StoppingCriteria
-from transformers.generation.streamers import TextStreamer
 
 from memos_core.cube import Kind
 from memos_core.errors import InvalidInput
+from memos_core.model.stopping import cut
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-FinishReason = Literal["stop", "length"]
-# What this library passes to ``generate`` itself, and where a caller says what he means by it.
-_OURS = {
-    "input_ids": "the messages",
-    "inputs": "the messages",
-    "inputs_embeds": "the messages",
-    "attention_mask": "the messages",
-    "position_ids": "the messages",
-    "past_key_values": "memory=",
-    "cache_implementation": "memory=",
-    "use_cache": "memory=",
-    "streamer": "stream()",
-    "stopping_criteria": "stop=",
-    "stop_strings": "stop=",
-    "tokenizer": "the model's",
-    "num_return_sequences": "a batch of equal conversations",
-    "return_dict_in_generate": "the fields of Generation",
-}
+FinishReason = Literal["stop", "length", "interrupted"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,10 +36,12 @@ class Read:
 class Generation:
     """An answer.
 
-    ``token_ids`` are its tokens without what ended it. Of the prompt's tokens, ``cached_tokens``
+    ``token_ids`` are its tokens without one that ended it; those of a stop string are among them,
+    as a token of the text may have its beginning. Of the prompt's tokens, ``cached_tokens``
     came from a KV cache and ``prefilled_tokens`` were read for this answer. ``ttft_seconds`` is
     the time from the call to the first token, the look for the memory included.
-    ``finish_reason`` is "length" where ``max_new_tokens`` ended it.
+    ``finish_reason`` is "length" where ``max_new_tokens`` ended it, and "interrupted" where
+    ``max_time`` did, or the end of who listened to a stream.
     """
 
     text: str
@@ -182,62 +160,3 @@ class TextPieces:
             if any(stop.startswith(self._held[-length:]) for stop in self.stops):
                 return length
         return 0
-
-
-class Streamer(TextStreamer):
-    """Passes on what transformers decodes while a model generates."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, pieces: TextPieces) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)  # pyright: ignore[reportArgumentType]
-        self._to = pieces
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: FBT001, FBT002 transformers'
-        """Take decoded text."""
-        self._to.add(text)
-        if stream_end:
-            self._to.end()
-
-
-class Clock(StoppingCriteria):
-    """Notes when the first token was there, and stops where nobody listens any more."""
-
-    def __init__(self, started: float, stopped: threading.Event | None = None) -> None:
-        self._started = started
-        self._stopped = stopped
-        self.ttft_seconds = 0.0
-
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] transformers names a bool
-        self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
-    ) -> torch.Tensor:
-        """Return for each row whether it is to stop."""
-        del scores, kwargs
-        self.ttft_seconds = self.ttft_seconds or time.perf_counter() - self._started
-        stop = self._stopped is not None and self._stopped.is_set()
-        return torch.full((input_ids.shape[0],), stop, device=input_ids.device)
-
-
-def cut(text: str, stops: Sequence[str]) -> str | None:
-    """Return a text up to the first stop string in it, None where there is none."""
-    ends = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return text[: min(ends)] if ends else None
-
-
-def checked_options(options: Mapping[str, Any], stop: object, max_new_tokens: object) -> list[str]:
-    """Return the stop strings, where they and all else can be passed to ``generate``.
-
-    Raises:
-        InvalidInput: they cannot.
-    """
-    for name in options:
-        if name in _OURS:
-            raise InvalidInput(f"{name} is not passed to generate: it is decided by {_OURS[name]}")
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise InvalidInput(f"max_new_tokens must be a whole number from 1, not {max_new_tokens!r}")
-    stops: list[object] = [stop] if isinstance(stop, str) else []
-    if isinstance(stop, list | tuple):
-        stops = list(cast("Sequence[object]", stop))
-    elif not isinstance(stop, str):
-        raise InvalidInput(f"stop must be a text or texts, not {stop!r}")
-    if not all(isinstance(one, str) and one for one in stops):
-        raise InvalidInput(f"stop must be texts, none of them empty, not {stop!r}")
-    return cast("list[str]", stops)

@@ -4,43 +4,46 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self
 from uuid import UUID
 from weakref import WeakSet
 
 from platformdirs import user_cache_path
 
-from memos_core.cached import CacheRecord
 from memos_core.cube import Kind, MemCube
 from memos_core.errors import CacheRefused, Closed, InvalidInput, ModelUnsupported
 from memos_core.model.answering import Answerer, Asked
 from memos_core.model.architecture import check_keeps_keys
-from memos_core.model.choosing import Opening
-from memos_core.model.fingerprint import Fingerprint, Fingerprinted
-from memos_core.model.form import Form
-from memos_core.model.generation import (
-    Clock,
-    Generation,
-    Stream,
-    Streamer,
-    TextPieces,
-    checked_options,
+from memos_core.model.arguments import (
+    check_at_rest,
+    check_tools,
+    checked_continuations,
+    checked_form,
+    checked_kinds,
+    checked_room,
+    one_of,
+    opening_of,
 )
-from memos_core.model.kv_cache import KVCache
+from memos_core.model.choosing import Opening
+from memos_core.model.decoding import Decoding, decoding_of
+from memos_core.model.fingerprint import Fingerprint, Fingerprinted
+from memos_core.model.generation import Generation, Stream, TextPieces
 from memos_core.model.layout import Layout
+from memos_core.model.loading import loaded
 from memos_core.model.meant import Memories, checked_view, members_of
 from memos_core.model.memory import Memory
 from memos_core.model.prefix import Prefix
 from memos_core.model.quantization import Quantization
 from memos_core.model.reading import PromptReader
+from memos_core.model.recording import record_of
 from memos_core.model.residency import Budgets, Found, Residency, ResidencyStats
+from memos_core.model.streaming import Streamer
 from memos_core.model.turns import Message, Tool
-from memos_core.model.verification import Verification, verify
+from memos_core.model.verification import verify
 from memos_core.model.watch import Watch
 
 if TYPE_CHECKING:
@@ -80,11 +83,10 @@ class MemoryModel:
         budgets: Budgets | None = None,
         kinds: Iterable[Kind | str] = (Kind.PLAINTEXT, Kind.ACTIVATION),
     ) -> None:
-        self._kinds = frozenset(map(Kind, kinds))
+        self._kinds = checked_kinds(kinds)
         if Kind.ACTIVATION in self._kinds:
             check_keeps_keys(model)
-        if model.training:
-            raise InvalidInput("the model is in training mode: call model.eval() first")
+        check_at_rest(model)
         self.model, self.tokenizer, self.memos = model, tokenizer, checked_view(memos)
         self.layout = layout or Layout(tokenizer)
         self._fingerprinted = Fingerprinted(model, self.layout.fingerprint)
@@ -107,7 +109,7 @@ class MemoryModel:
             kinds=self._kinds,
             hear=self._watch.hear,
         )
-        self._answerer = Answerer(model=model, tokenizer=tokenizer, layout=self.layout)
+        self._answerer = Answerer(model=model, layout=self.layout)
 
     @classmethod
     def from_pretrained(
@@ -121,19 +123,15 @@ class MemoryModel:
         """Load a model and its tokenizer by name or from a folder; in the dtype it is stored in.
 
         ``options`` named like this class's own go to it, and all others to transformers'
-        ``AutoModelForCausalLM.from_pretrained``.
+        ``AutoModelForCausalLM.from_pretrained``; those that say where its files are, such as
+        ``revision``, are the tokenizer's too.
         """
-        transformers = cast("Any", import_module("transformers"))  # slow to load
         ours = {
             key: options.pop(key)
             for key in ("layout", "folder", "budgets", "kinds")
             if key in options
         }
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            name, **{"dtype": "auto", **options}
-        )
-        model = model.eval() if device is None else model.eval().to(device)
-        return cls(model, transformers.AutoTokenizer.from_pretrained(name), memos, **ours)
+        return cls(*loaded(name, device, options), memos, **ours)
 
     def __enter__(self) -> Self:
         return self
@@ -179,7 +177,8 @@ class MemoryModel:
         """Compute the KV cache of memories, check it, store it, and return the cube that is it.
 
         The cube is made of the memories: it ends when one of them changes, and is forgotten with
-        it. Of what another cache of this model begins with, nothing is computed or stored again;
+        it. Where the same was encoded before, that cube is returned, with the name it has. Of what
+        another cache of this model begins with, nothing is computed or stored again;
         ``order="reuse"`` puts memories first that continue one, and then the oldest.
 
         ``system`` and ``tools`` are those of the conversations that it will serve. ``room`` is how
@@ -200,12 +199,15 @@ class MemoryModel:
             CacheNotWritten: the disk is full.
         """
         self._check_open()
-        if Kind(kind) is not Kind.ACTIVATION or Kind.ACTIVATION not in self._kinds:
-            raise ModelUnsupported(f"this model does not encode memories as {Kind(kind)}")
-        form = Form(quantization=Quantization(quantization), recompute=approximate)
-        if not form.exact and max_kl is None:
-            raise InvalidInput("say with max_kl how far from a full prefill the cache may be")
-        reader, opening = self._reader, Opening(system, tools)
+        check_at_rest(self.model)
+        wanted = one_of(Kind, kind, "kind")
+        if wanted is not Kind.ACTIVATION or wanted not in self._kinds:
+            raise ModelUnsupported(f"this model does not encode memories as {wanted}")
+        if order not in ("reuse", "given"):
+            raise InvalidInput(f"order is reuse or given, not {order!r}")
+        form = checked_form(quantization, approximate, max_kl)
+        texts = checked_continuations(continuations)
+        reader, opening = self._reader, opening_of(system, tools)
         meant = reader.meant(cubes)
         if not meant.ids:
             raise InvalidInput("name the memories that are to be encoded: one or more, not a view")
@@ -216,11 +218,12 @@ class MemoryModel:
         if order == "reuse" and form.exact:
             members = reader.in_order(view, members, opening)
         prefix = reader.prefix(view, members, opening, form)
-        reader.check_room(len(prefix.ids), room)
+        reader.check_room(len(prefix.ids), checked_room(room))
         self._watch.hear(view)
         cache = reader.made(prefix, form)
-        checked = self._verified(prefix, cache, continuations, max_kl)
-        record = self._record(members, prefix, form, checked)
+        held_out = [self.layout.memory(text) for text in texts]
+        checked = verify(self.model, prefix.ids, cache, held_out or None, max_kl=max_kl)
+        record = record_of(members, self.fingerprint, prefix, form, checked)
         if not checked.passed:
             view.refuse_cache(record)
             raise CacheRefused(f"the KV cache is not served: {checked}")
@@ -256,16 +259,12 @@ class MemoryModel:
             ContextTooLong: memory, messages and answer do not fit the context window.
             InvalidInput: messages or options that cannot be used.
         """
-        self._check_open()
-        stops = checked_options(options, stop, max_new_tokens)
         started = time.perf_counter()
+        decoding = self._decoding(options, stop, max_new_tokens, tools)
         (task,) = self._reader.tasks(
             [messages], memory, recall=recall, new=max_new_tokens, tools=tools
         )
-        asked = Asked(
-            max_new_tokens=max_new_tokens, stops=stops, options=options, clock=Clock(started)
-        )
-        return self._answerer.answers([task], asked)[0]
+        return self._answerer.answers([task], Asked(decoding=decoding, started=started))[0]
 
     def stream(
         self,
@@ -283,23 +282,21 @@ class MemoryModel:
         >>> for piece in model.stream(messages, memory=ann):  # doctest: +SKIP
         ...     print(piece, end="")
         """
-        self._check_open()
-        stops = checked_options(options, stop, max_new_tokens)
-        if options.get("num_beams", 1) != 1:
-            raise InvalidInput("with beams the first token is known last: use generate")
         started = time.perf_counter()
+        decoding = self._decoding(options, stop, max_new_tokens, tools)
+        if decoding.beams > 1:
+            raise InvalidInput("with beams the first token is known last: use generate")
         (task,) = self._reader.tasks(
             [messages], memory, recall=recall, new=max_new_tokens, tools=tools
         )
 
         def work(pieces: TextPieces, stopped: threading.Event) -> Generation:
-            pieces.stops = stops
+            pieces.stops = decoding.ending.texts
             asked = Asked(
-                max_new_tokens=max_new_tokens,
-                stops=stops,
-                options=options,
-                clock=Clock(started, stopped),
-                streamer=Streamer(self.tokenizer, pieces),
+                decoding=decoding,
+                started=started,
+                stopped=stopped,
+                streamer=Streamer(decoding.ending, pieces),
             )
             return self._answerer.answers([task], asked)[0]
 
@@ -322,28 +319,25 @@ class MemoryModel:
     ) -> list[Generation]:
         """Answer several conversations; those whose prompts begin alike in one pass of the model.
 
-        Rows of different length are filled up between the memory and the messages. A model with
-        sliding windows, which would count what fills, answers them one after the other.
+        Rows of different length are filled up between the memory and the messages. Where that
+        could be seen, as by a sliding window or ``repetition_penalty``, those of one length go in
+        one pass.
         """
-        self._check_open()
-        stops = checked_options(options, stop, max_new_tokens)
         started = time.perf_counter()
+        decoding = self._decoding(options, stop, max_new_tokens, tools)
         tasks = self._reader.tasks(
             conversations, memory, recall=recall, new=max_new_tokens, tools=tools
         )
-        asked = Asked(
-            max_new_tokens=max_new_tokens, stops=stops, options=options, clock=Clock(started)
-        )
-        return self._answerer.answers(tasks, asked)
+        return self._answerer.answers(tasks, Asked(decoding=decoding, started=started))
 
     def prefetch(
         self, memory: Memories, *, system: str | None = None, tools: Sequence[Tool] | None = None
     ) -> Future[Found] | None:
         """Bring a memory's KV cache near, in the background, before it is asked for.
 
-        None where there is none.
+        None where no memory is meant, as by an empty view, or its cache is not this caller's.
         """
-        prefix = self._prefix_of(memory, Opening(system, tools))
+        prefix = self._prefix_of(memory, opening_of(system, tools))
         return self._residency.prefetch(prefix) if prefix else None
 
     def pin(
@@ -356,7 +350,7 @@ class MemoryModel:
         Raises:
             InvalidInput: it has none.
         """
-        prefix = self._prefix_of(memory, Opening(system, tools))
+        prefix = self._prefix_of(memory, opening_of(system, tools))
         if prefix is None:
             raise InvalidInput("there is no KV cache of this memory: encode it first")
         self._residency.pin(prefix)
@@ -365,7 +359,7 @@ class MemoryModel:
         self, memory: Memories, *, system: str | None = None, tools: Sequence[Tool] | None = None
     ) -> None:
         """Let it go when its place is needed."""
-        if prefix := self._prefix_of(memory, Opening(system, tools)):
+        if prefix := self._prefix_of(memory, opening_of(system, tools)):
             self._residency.unpin(prefix)
 
     def stats(self) -> ResidencyStats:
@@ -377,32 +371,21 @@ class MemoryModel:
         self._check_open()
         return self._reader.whole(memory, opening)
 
+    def _decoding(
+        self,
+        options: Mapping[str, Any],
+        stop: object,
+        max_new_tokens: object,
+        tools: Sequence[Tool] | None,
+    ) -> Decoding:
+        """Return how answers are decoded, where a model can answer and has been asked well."""
+        self._check_open()
+        check_at_rest(self.model)
+        check_tools(tools)
+        return decoding_of(
+            self.model, self.tokenizer, options, stop=stop, max_new_tokens=max_new_tokens
+        )
+
     def _check_open(self) -> None:
         if self._closed:
             raise Closed("this MemoryModel is closed: make another")
-
-    def _record(
-        self,
-        members: Sequence[MemCube],
-        prefix: Prefix,
-        form: Form,
-        checked: Verification,
-    ) -> CacheRecord:
-        fingerprint = self._fingerprinted.now()
-        return CacheRecord(
-            members=tuple(member.id for member in members),
-            fingerprint={**fingerprint.as_json(), "key": fingerprint.key},
-            keys=prefix.keys,
-            tokens=tuple(map(len, prefix.runs)),
-            report={**form.as_json(), **checked.as_json()},
-        )
-
-    def _verified(
-        self,
-        prefix: Prefix,
-        cache: KVCache,
-        continuations: Sequence[str] | None,
-        max_kl: float | None,
-    ) -> Verification:
-        held_out = [self.layout.memory(text) for text in continuations or ()]
-        return verify(self.model, prefix.ids, cache, held_out or None, max_kl=max_kl)
