@@ -131,14 +131,11 @@ class ChatMemOS(BaseChatModel):
     def _check_memory(cls, memory: object) -> View | list[str] | None:
         return memory_of(memory)
 
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _no_stop(cls, stop: object) -> object:
-        return stop or None
-
     @model_validator(mode="after")
     def _name_it(self) -> Self:
         self.model_name = self.model_name or _name_of(self.model)
+        if self.profile is None:  # langchain-core 1.2.10 asks nobody for it
+            self.profile = self._resolve_model_profile()
         return self
 
     # ---------------------------------------------------------------- answers

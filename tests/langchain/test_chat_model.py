@@ -797,7 +797,9 @@ def test_what_it_is_and_can_is_told(make: Make) -> None:
     assert params.get("ls_max_tokens") == 7
     assert params.get("ls_stop") == ["x"]
     assert chat._get_ls_params(stop=["y"]).get("ls_stop") == ["y"]  # noqa: SLF001
-    told = chat.asdict()
+    heard = Listener()
+    chat.invoke(ASKED, {"callbacks": [heard]})
+    _, told, _ = heard.started[0]
     assert (told["_type"], told["model_name"]) == ("memos", "ann's")
 
 
