@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, cast
-
-from jinja2.exceptions import TemplateError
+from typing import TYPE_CHECKING, Any
 
 from memos_core.errors import InvalidInput
-from memos_core.model.tokens import Tokens
+from memos_core.model.template import Template
 from memos_core.model.turns import (
     Message,
     Tool,
@@ -35,8 +31,6 @@ from memos_core.model.turns import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_log = logging.getLogger("memos_core")
-
 FORMAT = 1  # of the layout: raise it where the same input would give other ids
 HEADING = "# Memory: what was said or learned before"
 RECALL_HEADING = "# Recalled for this message"
@@ -44,11 +38,6 @@ CLOSING = "# End of memory"  # a line of its own: templates trim what a message 
 SYSTEMS = 256  # system texts whose place in the template is remembered
 # Llama 3.1's own date where it is told none. A constant, so that prompts begin alike every day.
 DAY = date(2024, 7, 26)
-PLAIN = """{% for message in messages %}{% if message.role == 'system' %}{{ message.content }}
-
-{% else %}{{ message.role | capitalize }}: {{ message.content }}
-{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
-_DIRECTIVES = "aAbBcdfGHIjmMpSuUVwWxXyYzZ%"  # of strftime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,19 +105,10 @@ class Layout:
         template_options: Mapping[str, object] | None = None,
         day: date = DAY,
     ) -> None:
-        self._tokenizer = tokenizer
         self._heading = checked_line(heading, "heading").rstrip()
         self._recall_heading = checked_line(recall_heading, "recall_heading").rstrip()
-        self._options = dict(template_options or {})
-        self._day = day
-        mark = secrets.token_hex(8)  # nobody who writes a memory knows it
-        self._here, self._open, self._shut = f"MEM{mark}", f"OPEN{mark}", f"SHUT{mark}"
-        if template is None and not cast("Any", tokenizer).chat_template:
-            template = f"{{{{ {json.dumps(_own_start(tokenizer))} }}}}{PLAIN}"
-            _log.warning("the tokenizer has no chat template: turns are written as lines of text")
-        # As they are now; the second is for tools.
-        self._sources = [_source(tokenizer, template, tools=tools) for tools in (False, True)]
-        self._tokens = Tokens(tokenizer, "".join(self._sources))
+        self._template = Template(tokenizer, template, options=template_options or {}, day=day)
+        self._here = f"MEM{secrets.token_hex(8)}"  # nobody who writes a memory knows it
         self._places = lru_cache(SYSTEMS)(self._found)
         self._starts = lru_cache(SYSTEMS)(self._start)
         self._folds = lru_cache(SYSTEMS)(self._folding)
@@ -155,9 +135,9 @@ class Layout:
         lines = lines_of(memories, "memory")
         schemas = schemas_of(tools)
         shown = self._arranged(turns, self._here if lines else "", recall, schemas)
-        text = self._rendered(shown, schemas, continue_final=continue_final)
+        text = self._template.rendered(shown, schemas, continue_final=continue_final)
         if not lines:
-            ids = self._ids(text)
+            ids = self._template.ids(text)
             start = self._starts(system_of(turns), schemas)
             kept = _common(start, ids)
             return Prompt(head=ids[:kept], memories=(), rest=ids[kept:])
@@ -170,8 +150,8 @@ class Layout:
             )
         return Prompt(
             head=place.head,
-            memories=tuple(map(self._run, lines)),
-            rest=self._ids(after, inside=True),
+            memories=tuple(map(self._template.run, lines)),
+            rest=self._template.ids(after, inside=True),
         )
 
     def head(
@@ -186,7 +166,7 @@ class Layout:
 
     def memory(self, text: str) -> tuple[int, ...]:
         """Return the run of one memory: a line, whatever stands before and after it."""
-        return self._run(*lines_of([text], "memory"))
+        return self._template.run(*lines_of([text], "memory"))
 
     def turn(self, text: str, recall: Sequence[str]) -> str:
         """Return the text of a user turn with what was recalled for it, as ``prompt`` shows it.
@@ -255,7 +235,7 @@ class Layout:
         here = self._here
         try:
             texts = [
-                self._rendered([{"role": "system", "content": here}, *turns], tools)
+                self._template.rendered([{"role": "system", "content": here}, *turns], tools)
                 for turns in _PROBES
             ]
         except InvalidInput:
@@ -273,7 +253,7 @@ class Layout:
         said = self._default(tools) if system is None and not folded else system
         block = _paragraphs(said, self._block(self._here))
         texts = [
-            self._rendered(
+            self._template.rendered(
                 [{**turns[0], "content": _paragraphs(block, turns[0]["content"])}, *turns[1:]]
                 if folded
                 else [{"role": "system", "content": block}, *turns],
@@ -289,13 +269,13 @@ class Layout:
                 "pass Layout another template="
             )
         (start,) = before
-        return _Place(before=start, head=self._ids(start), system=said)
+        return _Place(before=start, head=self._template.ids(start), system=said)
 
     def _default(self, tools: str | None) -> str | None:
         """Return the system text that the template supplies where there is none."""
         turn = _PROBES[0]
-        given = self._rendered([{"role": "system", "content": self._here}, *turn], tools)
-        none = self._rendered(turn, tools)
+        given = self._template.rendered([{"role": "system", "content": self._here}, *turn], tools)
+        none = self._template.rendered(turn, tools)
         start, _, end = given.partition(self._here)
         inside = none[len(start) : len(none) - len(end)]
         supplied = len(none) > len(start) + len(end) and none == f"{start}{inside}{end}"
@@ -305,72 +285,16 @@ class Layout:
         """Return what all prompts without memory begin with."""
         before = [] if system is None else [{"role": "system", "content": system}]
         ids = [
-            self._ids(self._rendered(self._arranged([*before, *turns], "", (), tools), tools))
+            self._template.ids(
+                self._template.rendered(self._arranged([*before, *turns], "", (), tools), tools)
+            )
             for turns in _PROBES
         ]
         return ids[0][: min(_common(ids[0], others) for others in ids)]
 
-    # ---------------------------------------------------------------- text and tokens
-
-    def _rendered(
-        self, shown: Sequence[Message], tools: str | None, *, continue_final: bool = False
-    ) -> str:
-        """Return what the template makes of messages, with the control tokens in them marked."""
-        source = self._sources[tools is not None]
-        if "strftime_now" in source:  # a macro is found before the function of the same name
-            source = f"{_fixed(self._day)}\n{source}"
-        try:
-            text = cast("Any", self._tokenizer).apply_chat_template(
-                [self._marked(one, special=one["role"] == "assistant") for one in shown],
-                tools=self._marked(json.loads(tools)) if tools else None,
-                chat_template=source,
-                add_generation_prompt=not continue_final,
-                continue_final_message=continue_final,
-                tokenize=False,
-                **self._options,
-            )
-        except (TemplateError, TypeError, ValueError) as error:
-            raise InvalidInput(f"the chat template refuses these messages: {error}") from error
-        return cast("str", text)
-
-    def _marked(self, value: Any, *, special: bool = False) -> Any:
-        """Return a value in whose texts each control token stands between marks.
-
-        An answer may hold tokens that the template itself looks for, such as "</think>", and that
-        decoding did not remove: only ``special`` ones are not the model's to say.
-        """
-        if isinstance(value, str):
-            pattern = self._tokens.special if special else self._tokens.control
-            return pattern.sub(lambda found: f"{self._open}{found.group()}{self._shut}", value)
-        if isinstance(value, Mapping):
-            pairs = cast("Mapping[str, Any]", value).items()
-            return {key: self._marked(inner, special=special) for key, inner in pairs}
-        if isinstance(value, list | tuple):
-            return [self._marked(inner, special=special) for inner in cast("list[Any]", value)]
-        return value
-
-    def _ids(self, text: str, *, inside: bool = False) -> tuple[int, ...]:
-        """Return the ids of a text with marks; ``inside`` a prompt, after a line break."""
-        ids: list[int] = []
-        for place, piece in enumerate(re.split(f"{self._open}(.*?){self._shut}", text)):
-            if piece:
-                ids += self._tokens.of(piece, plain=place % 2 == 1, inside=inside or place > 0)
-        return tuple(ids)
-
-    def _run(self, line: str) -> tuple[int, ...]:
-        return tuple(self._tokens.of(line, plain=True, inside=True))
-
     def _digest(self) -> str:
-        dated = any("strftime_now" in source for source in self._sources)
-        shaping = [
-            FORMAT,
-            self._tokens.shape,
-            cast("dict[str, object]", self._tokenizer.special_tokens_map),
-            self._sources,
-            [self._heading, CLOSING, self._recall_heading],
-            self._options,
-            self._day.isoformat() if dated else None,
-        ]
+        headings = [self._heading, CLOSING, self._recall_heading]
+        shaping = [FORMAT, *self._template.shape, headings, *self._template.settings]
         return hashlib.sha256(json.dumps(shaping, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -388,31 +312,6 @@ _PROBES = (
     _turns("\n\n- é", "Yes.", "(why)"),
     _turns("And who", "I", "So?", "No", "東京"),
 )
-
-
-def _source(tokenizer: PreTrainedTokenizerBase, template: str | None, *, tools: bool) -> str:
-    """Return the text of the template that is used with or without tools."""
-    try:
-        return cast(
-            "str", cast("Any", tokenizer).get_chat_template(template, [] if tools else None)
-        )
-    except ValueError as error:
-        raise InvalidInput(f"pass Layout a template=: {error}") from error
-
-
-def _own_start(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the token with which a tokenizer begins each text by itself, or nothing."""
-    first = cast("list[int]", cast("Any", tokenizer).encode("a"))[:1]
-    return cast("str", tokenizer.bos_token) if first == [tokenizer.bos_token_id] else ""
-
-
-def _fixed(day: date) -> str:
-    """Return a macro that templates find in place of ``strftime_now``: it is always that day."""
-    result = "format"
-    for one in _DIRECTIVES:
-        for directive in (f"%-{one}", f"%{one}"):
-            result += f" | replace({json.dumps(directive)}, {json.dumps(day.strftime(directive))})"
-    return f"{{% macro strftime_now(format) %}}{{{{ {result} }}}}{{% endmacro %}}"
 
 
 def _paragraphs(*texts: str | None) -> str:
