@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 from uuid import UUID
@@ -73,8 +73,14 @@ class Memory(Protocol):
         """Return the KV caches that stand."""
         ...
 
-    def keep_cache(self, record: CacheRecord, *, name: str | None = None) -> MemCube:
-        """Store that a KV cache was made."""
+    def keep_cache(
+        self,
+        record: CacheRecord,
+        *,
+        name: str | None = None,
+        said: Mapping[UUID, str] | None = None,
+    ) -> MemCube:
+        """Store that a KV cache was made of what its members ``said``."""
         ...
 
     def refuse_cache(self, record: CacheRecord) -> None:

@@ -15,7 +15,7 @@ from weakref import WeakSet
 from platformdirs import user_cache_path
 
 from memos_core.cube import Kind, MemCube
-from memos_core.errors import CacheRefused, Closed, InvalidInput, ModelUnsupported
+from memos_core.errors import Closed, InvalidInput, ModelUnsupported
 from memos_core.model.answering import Answerer, Asked
 from memos_core.model.architecture import check_keeps_keys
 from memos_core.model.arguments import (
@@ -30,20 +30,19 @@ from memos_core.model.arguments import (
 )
 from memos_core.model.choosing import Opening
 from memos_core.model.decoding import Decoding, decoding_of
+from memos_core.model.encoding import Encoding, encoded
 from memos_core.model.fingerprint import Fingerprint, Fingerprinted
 from memos_core.model.generation import Generation, Stream, TextPieces
 from memos_core.model.layout import Layout
 from memos_core.model.loading import loaded
-from memos_core.model.meant import Memories, checked_view, members_of
+from memos_core.model.meant import Memories, checked_view
 from memos_core.model.memory import Memory
 from memos_core.model.prefix import Prefix
 from memos_core.model.quantization import Quantization
 from memos_core.model.reading import PromptReader
-from memos_core.model.recording import record_of
 from memos_core.model.residency import Budgets, Found, Residency, ResidencyStats
 from memos_core.model.streaming import Streamer
 from memos_core.model.turns import Message, Tool
-from memos_core.model.verification import verify
 from memos_core.model.watch import Watch
 
 if TYPE_CHECKING:
@@ -191,8 +190,11 @@ class MemoryModel:
         computes that share of their tokens anew.
 
         Raises:
-            InvalidInput: no memories, or a form that is not exact without ``max_kl``.
+            InvalidInput: no memories, those of a pipeline, or a form that is not exact without
+                ``max_kl``.
             CubeNotFound: a memory is not there, or may not be read.
+            VersionConflict: one says something else than when it was read: encode them again.
+            CacheMismatch: the model was changed meanwhile, as by an adapter: encode them again.
             ContextTooLong: the memories leave less than ``room`` tokens.
             CacheRefused: it differs from a full prefill by more than the rounding of the dtype, or
                 by more than ``max_kl``. The log has the numbers; the memories are read as text.
@@ -207,30 +209,21 @@ class MemoryModel:
             raise InvalidInput(f"order is reuse or given, not {order!r}")
         form = checked_form(quantization, approximate, max_kl)
         texts = checked_continuations(continuations)
-        reader, opening = self._reader, opening_of(system, tools)
-        meant = reader.meant(cubes)
-        if not meant.ids:
-            raise InvalidInput("name the memories that are to be encoded: one or more, not a view")
-        view, remembered = meant.view, meant.remembered(meant.ids)
-        if any(one.cache for one in remembered):
-            raise InvalidInput("name memories of text: one of these is a KV cache already")
-        members = members_of(remembered)
-        if order == "reuse" and form.exact:
-            members = reader.in_order(view, members, opening)
-        prefix = reader.prefix(view, members, opening, form)
-        reader.check_room(len(prefix.ids), checked_room(room))
-        self._watch.hear(view)
-        cache = reader.made(prefix, form)
-        held_out = [self.layout.memory(text) for text in texts]
-        checked = verify(self.model, prefix.ids, cache, held_out or None, max_kl=max_kl)
-        record = record_of(members, self.fingerprint, prefix, form, checked)
-        if not checked.passed:
-            view.refuse_cache(record)
-            raise CacheRefused(f"the KV cache is not served: {checked}")
-        with self._residency.storing(prefix, cache, form.quantization):
-            kept = view.keep_cache(record, name=name)
-        self._residency.put(prefix, cache)
-        return kept
+        opening = opening_of(system, tools)
+        meant = self._reader.meant(cubes)
+        return encoded(
+            self._reader,
+            meant,
+            Encoding(
+                opening=opening,
+                form=form,
+                reuse=order == "reuse",
+                room=checked_room(room),
+                continuations=texts,
+                max_kl=max_kl,
+                name=name,
+            ),
+        )
 
     def generate(
         self,

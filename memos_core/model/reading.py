@@ -126,7 +126,7 @@ class PromptReader:
         if not remembered:
             return None
         self.hear(meant.view)
-        prefix = self.prefix(meant.view, members_of(remembered), opening, form_of(remembered))
+        prefix = self.prefix(meant.view, members_of(remembered), opening, form_of(remembered), key)
         return prefix if meant.usable(prefix, remembered, key) == prefix else None
 
     def _task(self, said: Conversation, meant: Meant | None) -> Task:
@@ -151,7 +151,7 @@ class PromptReader:
             stable = stable_length(text_config(self.model))
             if stable is None or len(prompt.ids) + said.new <= stable:
                 usable = meant.usable(prefix, remembered, fingerprint.key)
-                found, computed = self._found(usable, remembered)
+                found, computed = self._found(usable, remembered, fingerprint.key)
         return Task(
             prompt=prompt,
             prefix=prefix,
@@ -180,31 +180,36 @@ class PromptReader:
         view: Memory,
         members: Iterable[MemCube],
         opening: Opening,
-        form: Form = Form(),  # noqa: B008 it is immutable
+        form: Form,
+        key: str,
     ) -> Prefix:
-        """Return the beginning of the prompts that show memories after an opening."""
+        """Return the beginning of the prompts that show memories after an opening.
+
+        It is of the model with the fingerprint ``key``.
+        """
         head = self.layout.head(opening.system, tools=opening.tools)
         runs = [self.layout.memory(member.text) for member in members]
-        root = form.root(self.fingerprinted.now().key)
-        return Prefix.of(tenant_of(view), root, [head, *runs])
+        return Prefix.of(tenant_of(view), form.root(key), [head, *runs])
 
-    def in_order(self, view: Memory, members: Sequence[MemCube], opening: Opening) -> list[MemCube]:
-        """Return memories such that as many as can be continue what is cached; then the oldest."""
-        known = {
-            key
-            for one in view.caches(self.fingerprinted.now().key)
-            if one.cache
-            for key in one.cache.keys
-        }
+    def in_order(
+        self, view: Memory, members: Sequence[MemCube], opening: Opening, form: Form, key: str
+    ) -> list[MemCube]:
+        """Return memories such that as many as can be continue what is cached; then the oldest.
+
+        What is cached is so in a form, by the model with the fingerprint ``key``.
+        """
+        known = {held for one in view.caches(key) if one.cache for held in one.cache.keys}
         left = {
             cube.id: (cube, self.layout.memory(cube.text))
             for cube in sorted(members, key=lambda cube: (cube.created_at, cube.id))
         }
         ordered: list[MemCube] = []
-        last = self.prefix(view, [], opening).keys[-1]
+        last = self.prefix(view, [], opening, form, key).keys[-1]
         while True:
             following = {
-                key: cube for cube, run in left.values() if (key := key_after(last, run)) in known
+                after: cube
+                for cube, run in left.values()
+                if (after := key_after(last, run)) in known
             }
             if not following:
                 return [*ordered, *(cube for cube, _ in left.values())]
@@ -212,32 +217,35 @@ class PromptReader:
             ordered.append(cube)
             del left[cube.id]
 
-    def made(self, prefix: Prefix, form: Form) -> KVCache:
-        """Return the cache of a prefix in a form; of what is known nothing is computed again."""
+    def made(self, prefix: Prefix, form: Form, key: str) -> KVCache:
+        """Return the cache of a prefix in a form; of what is known nothing is computed again.
+
+        The prefix is of the model with the fingerprint ``key``.
+        """
         found = self.residency.longest(prefix)
         if found.cache is not None and found.runs == len(prefix.runs):
             return found.cache
         if form.exact:
             rest = [token for run in prefix.runs[found.runs :] for token in run]
             return prefill(self.model, rest, found.cache)
-        exact = Prefix.of(prefix.tenant, self.fingerprinted.now().key, prefix.runs)
+        exact = Prefix.of(prefix.tenant, key, prefix.runs)
         if form.recompute is None:
-            cache = self.made(exact, Form())
+            cache = self.made(exact, Form(), key)
         else:
-            cache = self._blended(exact, form.recompute)
+            cache = self._blended(exact, form.recompute, key)
         if form.quantization is Quantization.NONE:
             return cache
         how = form.quantization
         return unpack(pack(cache, how), how, self.model.dtype)
 
-    def _blended(self, exact: Prefix, recompute: float) -> KVCache:
+    def _blended(self, exact: Prefix, recompute: float, key: str) -> KVCache:
         """Return the cache of a prefix, composed of those that each memory has after the head."""
-        key, head = self.fingerprinted.now().key, exact.runs[0]
+        head = exact.runs[0]
         segments = [
-            (run, self.made(Prefix.of(exact.tenant, key, [head, run]), Form()).part(len(head)))
+            (run, self.made(Prefix.of(exact.tenant, key, [head, run]), Form(), key).part(len(head)))
             for run in exact.runs[1:]
         ]
-        start = self.made(exact.first(1), Form())
+        start = self.made(exact.first(1), Form(), key)
         return blend(self.model, start, head, segments, recompute=recompute)
 
     def check_room(self, tokens: int, room: int) -> None:
@@ -253,11 +261,13 @@ class PromptReader:
                 f"not fit the model's {window}: encode fewer, or leave less room="
             )
 
-    def _found(self, prefix: Prefix, remembered: Sequence[Remembered]) -> tuple[Found, int]:
+    def _found(
+        self, prefix: Prefix, remembered: Sequence[Remembered], key: str
+    ) -> tuple[Found, int]:
         """Return what is cached of a prefix, and how many tokens were computed for that now.
 
         What a KV cache stands for and is not here any more, or was made on another machine, is
-        made anew in its form, and kept.
+        made anew in its form, and kept; nothing is where the model was changed meanwhile.
         """
         found, form = self.residency.longest(prefix), form_of(remembered)
         record = remembered[0].cache
@@ -266,7 +276,9 @@ class PromptReader:
             return found, 0
         known = found.cache.tokens if found.cache else 0
         missing = prefix.first(wanted)
-        cache = self.made(missing, form)
+        cache = self.made(missing, form, key)
+        if self.fingerprinted.now().key != key:
+            return Found(None, 0), 0
         self.residency.put(missing, cache)
         try:
             self.residency.store(missing, cache, form.quantization)

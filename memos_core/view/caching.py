@@ -13,10 +13,12 @@ from uuid_utils.compat import uuid7
 from memos_core.cached import CacheRecord, Remembered
 from memos_core.checks import checked_many
 from memos_core.cube import Kind, MemCube
+from memos_core.errors import VersionConflict
 from memos_core.lineage import Relation
 from memos_core.rules import Ruled
 from memos_core.store.statements import caches, events, lineage
 from memos_core.store.statements.lineage import Parent
+from memos_core.view.bound import listed
 from memos_core.view.making import Making, Plan
 
 if TYPE_CHECKING:
@@ -54,14 +56,21 @@ class Caching(Making):
         """
         return self.engine.run(caches.caches(self._scope, fingerprint))
 
-    def keep_cache(self, record: CacheRecord, *, name: str | None = None) -> MemCube:
+    def keep_cache(
+        self,
+        record: CacheRecord,
+        *,
+        name: str | None = None,
+        said: Mapping[UUID, str] | None = None,
+    ) -> MemCube:
         """Store that a KV cache was made of its members; return its cube.
 
         Its text is its name. Where the same caller keeps one that is the same, that is returned.
+        ``said`` is what its members said when they were read for it.
 
         Raises:
             CubeNotFound, NotPermitted: one of them is not there, or may not be used.
-            VersionConflict: one of them kept changing.
+            VersionConflict: one of them says something else now, or kept changing.
         """
         wanted = checked_many(record.members)
         record = replace(record, members=tuple(wanted))
@@ -70,6 +79,9 @@ class Caching(Making):
         )
 
         def plan(parents: Sequence[MemCube]) -> Plan:
+            changed = [one.id for one in parents if said and said.get(one.id) != one.text]
+            if changed:
+                raise VersionConflict(f"changed while a KV cache was made of it: {listed(changed)}")
             header = self._header(
                 parents, tags=(), metadata={}, semantic_type="kv_cache", priority=0
             )

@@ -400,8 +400,8 @@ def test_a_cache_that_is_wrong_is_not_kept(
     model = make()
     original = module.PromptReader.made
 
-    def wrong(self: Any, prefix: Any, form: Any) -> KVCache:
-        cache = original(self, prefix, form)
+    def wrong(self: Any, *given: Any) -> KVCache:
+        cache = original(self, *given)
         return KVCache(tuple((keys, values.roll(1, dims=-2)) for keys, values in cache.layers))
 
     monkeypatch.setattr(module.PromptReader, "made", wrong)
