@@ -16,7 +16,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ from typing import Any
 from uuid import UUID
 
 from benchmarks.machine import machine
-from benchmarks.overhead import QUESTION, WIDTH, Drawn, Line, measure
+from benchmarks.overhead import QUESTION, WIDTH, Drawn, Line, measure, timed
 from memos_core import Caller, MemOS, Right, Settings, View
 from memos_core.store.embedded import EmbeddedServer
 
@@ -94,8 +93,8 @@ class Bench:
             parent, alone = self._add(view, 2)
             for _ in range(DERIVED):
                 view.derive(self._text(20), [parent])
-            single.append(_timed(lambda alone=alone: view.forget(alone)))
-            many.append(_timed(lambda parent=parent: view.forget(parent)))
+            single.append(timed(lambda alone=alone: view.forget(alone)))
+            many.append(timed(lambda parent=parent: view.forget(parent)))
         p50, floor = statistics.median(many), statistics.median(single)
         what = f"forget a cube with {DERIVED} derived"
         return Line(what=what, p50=p50, p95=max(many), floor=floor, ratio=p50 / floor)
@@ -120,12 +119,6 @@ class Bench:
 
     def _text(self, count: int) -> str:
         return " ".join(self._drawn.random.choice(self._words, count))
-
-
-def _timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return (time.perf_counter() - start) * 1000
 
 
 def run(dsn: str, *, rounds: int) -> dict[str, Any]:

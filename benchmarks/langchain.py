@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -32,7 +33,7 @@ from langgraph.store.postgres import PostgresStore
 from psycopg.conninfo import conninfo_to_dict
 
 from benchmarks.machine import machine
-from benchmarks.overhead import Line, measure
+from benchmarks.overhead import WARM_UP, Line, measure, timed
 from memos_core import MemOS, View
 from memos_core.store.embedded import EmbeddedServer
 from memos_langchain import MemOSMiddleware, MemOSStore
@@ -149,10 +150,19 @@ class Bench:
         return first
 
 
-def turns(view: View, rounds: int) -> Line:
-    """Time a run of an agent with the middleware, and of one without."""
-    for number in range(1_000):
-        view.ingest([{"role": "user", "content": f"fact {number} of the user"}])
+def turns(view: View, memories: int, rounds: int) -> Line:
+    """Time a run of an agent with the middleware, and of one without.
+
+    What is read behind a run is done before the next, as while a user thinks.
+    """
+    random = np.random.default_rng(0)
+    words = [f"w{number}" for number in range(3_000)]
+    view.ingest(
+        [
+            {"role": "user", "content": f"fact {number} {' '.join(random.choice(words, 12))}"}
+            for number in range(memories)
+        ]
+    )
 
     def agent(middleware: Sequence[Any]) -> Any:
         def answers() -> Any:
@@ -162,17 +172,30 @@ def turns(view: View, rounds: int) -> Line:
         model = GenericFakeChatModel(messages=answers())
         return create_agent(model, [], middleware=middleware, checkpointer=InMemorySaver())
 
-    with_memory, bare = agent([MemOSMiddleware(view)]), agent([])
+    memory = MemOSMiddleware(view)
+    with_memory, bare = agent([memory]), agent([])
     count = iter(range(10**9))
 
     def turn(one: Any) -> None:
         number = next(count)
-        one.invoke(
-            {"messages": [("user", f"fact {number} of mine")]},
-            {"configurable": {"thread_id": str(number)}},
-        )
+        question = f"fact {number} {' '.join(random.choice(words, 4))}, what about it"
+        one.invoke({"messages": [("user", question)]}, {"configurable": {"thread_id": str(number)}})
 
-    return measure("turn", lambda: turn(with_memory), lambda: turn(bare), rounds)
+    ours: list[float] = []
+    floor: list[float] = []
+    for _ in range(WARM_UP + rounds):
+        ours.append(timed(lambda: turn(with_memory)))
+        memory.flush()
+        floor.append(timed(lambda: turn(bare)))
+    ours, floor = ours[WARM_UP:], floor[WARM_UP:]
+    p50, least = statistics.median(ours), statistics.median(floor)
+    return Line(
+        what=f"turn, {memories:,} memories",
+        p50=p50,
+        p95=statistics.quantiles(ours, n=20)[-1],
+        floor=least,
+        ratio=p50 / least,
+    )
 
 
 def run(dsn: str, *, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
@@ -195,11 +218,11 @@ def run(dsn: str, *, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
                     connection.execute("VACUUM ANALYZE")
             lines += bench.lines()
     with MemOS.open(_database(dsn, "turns"), embedder=embedder_of(table.embed)) as memos:
-        turn = turns(memos.at("bench", "ann"), rounds)
+        lived = [turns(memos.at("bench", f"{count}"), count, rounds) for count in (100, 1_000)]
     return {
         "machine": machine(),
         "lines": [asdict(line) for line in lines],
-        "turn": asdict(turn),
+        "turns": [asdict(turn) for turn in lived],
     }
 
 
@@ -234,11 +257,10 @@ def main() -> None:
     print("| | MemOSStore, ms | PostgresStore, ms | ratio |\n|---|---|---|---|")
     for line in result["lines"]:
         print(f"| {line['what']} | {line['p50']:.2f} | {line['floor']:.2f} | {line['ratio']:.2f} |")
-    turn = result["turn"]
-    print(
-        f"\nA turn: {turn['p50']:.2f} ms with the middleware, {turn['floor']:.2f} ms without: "
-        f"{turn['p50'] - turn['floor']:.2f} ms"
-    )
+    print("\n| | with the middleware, ms | bare agent, ms | difference |\n|---|---|---|---|")
+    for turn in result["turns"]:
+        more = turn["p50"] - turn["floor"]
+        print(f"| {turn['what']} | {turn['p50']:.2f} | {turn['floor']:.2f} | {more:.2f} |")
 
 
 if __name__ == "__main__":

@@ -112,9 +112,9 @@ def measure(
     mine: list[float] = []
     floor: list[float] = []
     for _ in range(rounds):
-        mine.append(_timed(ours))
+        mine.append(timed(ours))
         if theirs:
-            floor.append(_timed(theirs))
+            floor.append(timed(theirs))
     p50 = statistics.median(mine)
     least = statistics.median(floor) if floor else None
     return Line(
@@ -126,7 +126,7 @@ def measure(
     )
 
 
-def _timed(work: Callable[[], object]) -> float:
+def timed(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return (time.perf_counter() - start) * 1000
@@ -247,7 +247,7 @@ class Bench:
 
     def index(self, label: str) -> Line:
         """Build the index of a large namespace, in milliseconds."""
-        took = _timed(self.memos.at("bench", label).build_index)
+        took = timed(self.memos.at("bench", label).build_index)
         return Line(what=f"build the index of {BIG:,}", p50=took, p95=took)
 
     def recall(self, view: View) -> float:

@@ -83,4 +83,6 @@ def test_langchains_stores_are_measured_side_by_side(server: str) -> None:
             for name in ("ours", "theirs", "turns"):
                 admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")  # type: ignore[arg-type]
     assert len(result["lines"]) == 9
-    assert all(line["p50"] > 0 and line["floor"] > 0 for line in [*result["lines"], result["turn"]])
+    assert all(
+        line["p50"] > 0 and line["floor"] > 0 for line in [*result["lines"], *result["turns"]]
+    )
