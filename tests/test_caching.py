@@ -79,6 +79,30 @@ def test_the_same_cache_is_kept_once(ann: View, cached: Any) -> None:
     assert other.text == "Ann"
 
 
+def test_it_is_kept_without_a_look_at_others(
+    ann: View, cached: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, facts = cached
+    monkeypatch.setattr(View, "caches", None)
+    assert ann.keep_cache(record(facts)).id == cache.id
+    assert ann.keep_cache(record(facts, "h", "a", "c")).id != cache.id
+
+
+def test_caches_are_asked_for_by_what_they_hold(view: View, ann: View, cached: Any) -> None:
+    cache, facts = cached
+    other = ann.keep_cache(record(facts[:1], "h", "x"))
+
+    def holding(*keys: str) -> list[MemCube]:
+        return [one.cube for one in view.caches("model-1", holding=keys)]
+
+    assert [one.id for one in holding("h")] == [cache.id, other.id]
+    assert [one.id for one in holding("x", "y")] == [other.id]
+    assert holding() == []
+    ann.archive(facts[1].id)
+    assert [one.cube.id for one in view.caches(searchable=True)] == [other.id]
+    assert [one.cube.id for one in view.caches()] == [cache.id, other.id]
+
+
 def test_equal_texts_of_other_memories_are_another_cache(ann: View, cached: Any) -> None:
     cache, (tea, _) = cached
     again = ann.add(FACTS)

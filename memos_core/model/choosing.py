@@ -83,13 +83,14 @@ def largest_of(meant: Meant, layout: Layout, key: str, opening: Opening) -> list
 def _caches(
     meant: Meant, layout: Layout, key: str, opening: Opening
 ) -> list[tuple[MemCube, CacheRecord]]:
-    """Return the exact KV caches of a view that begin with an opening, the largest first."""
+    """Return the exact KV caches of a view that begin with an opening, the largest first.
+
+    A view is what a search in it finds, so their memories are all such.
+    """
     head = layout.head(opening.system, tools=opening.tools)
-    keys = Prefix.of(tenant_of(meant.view), key, [head]).keys
+    start = Prefix.of(tenant_of(meant.view), key, [head]).keys[-1]
     found = [
-        (one.cube, one.cache)
-        for one in meant.caches(key)
-        if one.cache and one.cache.keys[: len(keys)] == keys
+        (one.cube, one.cache) for one in meant.caches(key, start, searchable=True) if one.cache
     ]
     return sorted(found, key=lambda one: sum(one[1].tokens), reverse=True)
 

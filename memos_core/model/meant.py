@@ -32,7 +32,7 @@ class Meant:
         else:
             self.view, self.ids = own, _ids(memory)
         self._remembered: dict[tuple[UUID, ...], list[Remembered]] = {}
-        self._caches: dict[str, list[Remembered]] = {}
+        self._caches: dict[tuple[str, str, bool], list[Remembered]] = {}
 
     def remembered(self, ids: Sequence[UUID]) -> list[Remembered]:
         """Return memories as they stand.
@@ -44,11 +44,16 @@ class Meant:
             self._remembered[asked] = self.view.remembered(asked)
         return self._remembered[asked]
 
-    def caches(self, fingerprint: str) -> list[Remembered]:
-        """Return the KV caches of a model that may be read."""
-        if fingerprint not in self._caches:
-            self._caches[fingerprint] = self.view.caches(fingerprint)
-        return self._caches[fingerprint]
+    def caches(self, fingerprint: str, key: str, *, searchable: bool = False) -> list[Remembered]:
+        """Return the KV caches of a model that hold a key and may be read.
+
+        ``searchable`` are those of memories that a search may find.
+        """
+        asked = (fingerprint, key, searchable)
+        if asked not in self._caches:
+            found = self.view.caches(fingerprint, holding=[key], searchable=searchable)
+            self._caches[asked] = found
+        return self._caches[asked]
 
     def usable(self, prefix: Prefix, remembered: Sequence[Remembered], fingerprint: str) -> Prefix:
         """Return as much of a prefix as KV caches hold that the caller may read.
@@ -59,7 +64,8 @@ class Meant:
         held = len(record.keys) if record else 0
         if self.view.caller is None or held == len(prefix.keys):
             return prefix
-        keys = {key for one in self.caches(fingerprint) if one.cache for key in one.cache.keys}
+        caches = self.caches(fingerprint, prefix.keys[0])
+        keys = {key for one in caches if one.cache for key in one.cache.keys}
         known = sum(1 for _ in takewhile(keys.__contains__, prefix.keys))
         return prefix.first(max(held, known))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 from uuid import UUID
@@ -69,7 +69,13 @@ class Memory(Protocol):
         """Return memories as they stand, with the members of those that are KV caches."""
         ...
 
-    def caches(self, fingerprint: str | None = None) -> list[Remembered]:
+    def caches(
+        self,
+        fingerprint: str | None = None,
+        *,
+        holding: Sequence[str] | None = None,
+        searchable: bool = False,
+    ) -> list[Remembered]:
         """Return the KV caches that stand."""
         ...
 

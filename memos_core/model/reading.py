@@ -198,13 +198,15 @@ class PromptReader:
 
         What is cached is so in a form, by the model with the fingerprint ``key``.
         """
-        known = {held for one in view.caches(key) if one.cache for held in one.cache.keys}
         left = {
             cube.id: (cube, self.layout.memory(cube.text))
             for cube in sorted(members, key=lambda cube: (cube.created_at, cube.id))
         }
         ordered: list[MemCube] = []
         last = self.prefix(view, [], opening, form, key).keys[-1]
+        firsts = [key_after(last, run) for _, run in left.values()]
+        caches = view.caches(key, holding=firsts)
+        known = {held for one in caches if one.cache for held in one.cache.keys}
         while True:
             following = {
                 after: cube

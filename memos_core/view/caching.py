@@ -49,12 +49,21 @@ class Caching(Making):
             self._missing(missing, right="read")
         return found
 
-    def caches(self, fingerprint: str | None = None) -> list[Remembered]:
+    def caches(
+        self,
+        fingerprint: str | None = None,
+        *,
+        holding: Sequence[str] | None = None,
+        searchable: bool = False,
+    ) -> list[Remembered]:
         """Return the KV caches that stand, of the model with a ``fingerprint`` or of all.
 
-        The oldest is first. Their members are left out; ``remembered`` has them.
+        The oldest is first. Their members are left out; ``remembered`` has them. ``holding`` asks
+        for those with one of some keys, ``searchable`` for those of memories that a search may
+        find: not archived, true now, and not merged into others.
         """
-        return self.engine.run(caches.caches(self._scope, fingerprint))
+        asked = caches.caches(self._scope, fingerprint, holding, searchable=searchable)
+        return self.engine.run(asked)
 
     def keep_cache(
         self,
@@ -111,16 +120,7 @@ class Caching(Making):
 
     def _same(self, record: CacheRecord) -> MemCube | None:
         """Return a KV cache that this caller has kept here of the same."""
-        for one in self.caches(str(record.fingerprint.get("key"))):
-            mine = one.cube.governance.owner == (self.caller.user if self.caller else None)
-            here = one.cube.namespace == self.namespace
-            same = one.cache and (one.cache.keys, one.cache.members) == (
-                record.keys,
-                record.members,
-            )
-            if same and mine and here:
-                return one.cube
-        return None
+        return self.engine.run(caches.kept(self._scope, record))
 
     def refuse_cache(self, record: CacheRecord) -> None:
         """Write down that a KV cache was made, and was not right enough to be kept."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import torch
 
@@ -118,8 +120,8 @@ def test_a_cache_that_ends_while_it_is_chosen_is_not_missed(
     model.encode(facts, order="given")
     caches, ending = View.caches, iter([facts[2], facts[1], facts[0]])
 
-    def and_forgotten(self: View, *of: Any) -> Any:
-        found = caches(self, *of)
+    def and_forgotten(self: View, *of: Any, **options: Any) -> Any:
+        found = caches(self, *of, **options)
         self.forget(next(ending).id)
         return found
 
@@ -147,6 +149,62 @@ def test_a_batch_asks_once(
         assert asked == of_one
         asked.clear()
         assert [len(answer.reads) for answer in answers] == [3] * 4
+
+
+UNSEARCHED: dict[str, Callable[[View, MemCube], object]] = {
+    "archived": lambda view, fact: view.archive(fact.id),
+    "merged": lambda view, fact: view.fuse([fact.id, view.add("Ann eats no nuts.").id]),
+}
+
+
+@pytest.mark.parametrize("how", UNSEARCHED)
+def test_a_view_shows_no_cache_of_what_its_search_leaves_out(
+    ann: View, model: MemoryModel, facts: list[MemCube], how: str
+) -> None:
+    small = model.encode(facts[1:], order="given")
+    large = model.encode(facts, order="given")
+    UNSEARCHED[how](ann, facts[0])
+    answer = model.generate(ASKED, memory=ann, recall=0, max_new_tokens=1)
+    assert [read.cube for read in answer.reads] == [fact.id for fact in facts[1:]]
+    model.pin(ann)
+    model.unpin(ann)
+    # Whoever names it means it.
+    for named, members in ((large, facts), (small, facts[1:])):
+        answer = model.generate(ASKED, memory=named, max_new_tokens=1)
+        assert [read.cube for read in answer.reads] == [fact.id for fact in members]
+        assert answer.cached_tokens > 0
+
+
+def test_a_view_shows_no_cache_of_what_is_true_no_more(
+    database: str, ann: View, model: MemoryModel
+) -> None:
+    fact = ann.add(FACTS[0], valid_to=datetime.now(UTC) + timedelta(hours=1))
+    model.encode(fact)
+    assert model.generate(ASKED, memory=ann, max_new_tokens=1).cached_tokens > 0
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute("UPDATE memos.cube SET valid_to = now() WHERE kind = 'plaintext'")
+    answer = model.generate(ASKED, memory=ann, max_new_tokens=1)
+    assert (answer.cached_tokens, answer.reads) == (0, ())
+    assert len(ann.caches()) == 1
+
+
+def test_what_is_asked_for_does_not_grow_with_caches_of_other_openings(
+    ann: View, model: MemoryModel, facts: list[MemCube], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in ("Be brief.", "Be kind.", "Be exact."):
+        model.encode(facts[:2], system=text)
+    caches, read = View.caches, list[int]()
+
+    def counted(self: View, *of: Any, **options: Any) -> Any:
+        found = caches(self, *of, **options)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(View, "caches", counted)
+    model.encode(facts[2:])
+    assert read == [0]
+    model.generate(ASKED, memory=ann, recall=0, max_new_tokens=1)
+    assert read == [0, 1]
 
 
 # ------------------------------------------------------------------ what is another's

@@ -9,8 +9,10 @@ from typing import LiteralString
 from uuid import UUID
 
 from memos_core.cached import CacheRecord, Remembered
+from memos_core.cube import MemCube
 from memos_core.store.statement import Row, Statement, ignored
-from memos_core.store.statements.columns import COLUMNS, WOKEN, cube_from
+from memos_core.store.statements.columns import COLUMNS, WOKEN, cube_from, first_cube
+from memos_core.store.statements.filters import Filters
 from memos_core.store.statements.permission import MAY_READ, STANDS
 from memos_core.store.statements.scope import INSIDE, LAZY_COMMIT, Scope
 
@@ -156,18 +158,61 @@ _CACHES: LiteralString = (
     + """ OFFSET 0) AS cube
     WHERE cache.tenant = %(tenant)s
         AND (%(model)s::text IS NULL OR model = %(model)s::text)
-    ORDER BY created_at, id"""
+        AND (%(holding)s::text[] IS NULL OR keys && %(holding)s::text[])
+    """
+)
+_SEARCHABLE: LiteralString = (
+    """ AND NOT EXISTS (
+        SELECT FROM unnest(cache.members) AS given (of) WHERE NOT EXISTS (
+            SELECT FROM memos.cube WHERE tenant = %(tenant)s AND id = given.of AND """
+    + Filters().sql()
+    + "))"
 )
 
 
-def caches(scope: Scope, model: str | None) -> Statement[list[Remembered]]:
+def caches(
+    scope: Scope, model: str | None, holding: Sequence[str] | None, *, searchable: bool
+) -> Statement[list[Remembered]]:
     """Read the KV caches that stand, of one model or of all, without their members."""
     return Statement(
-        sql=_CACHES,
-        parameters=scope.reading(model=model, as_of=None),
+        sql=_CACHES + (_SEARCHABLE if searchable else "") + " ORDER BY created_at, id",
+        parameters=scope.reading(
+            model=model, holding=None if holding is None else list(holding), as_of=None
+        ),
         read=lambda rows: [
             Remembered(cube=cube_from(row), members=(), cache=_record(row)) for row in rows
         ],
+    )
+
+
+_KEPT: LiteralString = (
+    "SELECT cube.* FROM memos.kv_cache AS cache CROSS JOIN LATERAL (SELECT "
+    + COLUMNS
+    + ","
+    + WOKEN
+    + """ FROM memos.cube WHERE id = cache.cube AND state <> 'archived'
+            AND namespace = %(namespace)s::text[] AND owner IS NOT DISTINCT FROM %(user)s::text AND
+        """
+    + _STANDING
+    + """ OFFSET 0) AS cube
+    WHERE cache.tenant = %(tenant)s AND model = %(model)s AND leaf = %(leaf)s
+        AND keys = %(keys)s::text[] AND members = %(members)s::uuid[]
+    ORDER BY created_at, id LIMIT 1"""
+)
+
+
+def kept(scope: Scope, record: CacheRecord) -> Statement[MemCube | None]:
+    """Read the KV cache of the same that the caller has kept in this very namespace."""
+    return Statement(
+        sql=_KEPT,
+        parameters=scope.reading(
+            model=record.fingerprint.get("key"),
+            leaf=record.keys[-1],
+            keys=list(record.keys),
+            members=list(record.members),
+            as_of=None,
+        ),
+        read=first_cube,
     )
 
 
