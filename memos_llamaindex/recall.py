@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
 
-_HEAD = "<memory>\nNotes from earlier conversations, with their days and speakers:\n"
+NOTES = "Notes from earlier conversations, with their days and speakers:"
+_HEAD = f"<memory>\n{NOTES}\n"
 _TAIL = "\n</memory>\n"
 
 
 def memory_block(memories: str) -> str:
     """Return memories in a frame that none of them can close; "" for none."""
-    lines = memories.replace("</memory>", "< /memory>")
-    return f"{_HEAD}{lines}{_TAIL}" if lines else ""
+    return f"{_HEAD}{unclosing(memories)}{_TAIL}" if memories else ""
+
+
+def unclosing(memories: str, *tags: str) -> str:
+    """Return memories in which none closes the frame that it is shown in."""
+    for tag in ("memory", *tags):
+        memories = memories.replace(f"</{tag}>", f"< /{tag}>")
+    return memories
 
 
 def with_recall(messages: list[ChatMessage], block: str) -> list[ChatMessage]:

@@ -1,0 +1,40 @@
+"""What was said already: LlamaIndex's messages have no ids, and a window of them moves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+from itertools import count
+from typing import Any
+
+from memos_core import Message
+
+
+def ids_of(turns: Sequence[Mapping[str, Any]], logged: Sequence[Message]) -> list[str]:
+    """Return an id for each turn of a window: that of the message in a session's log that it is.
+
+    What is not there gets an id that is the same each time, so that it is logged once, whoever
+    sends it, and does not come back when it was forgotten, which takes it from ``logged``.
+    """
+    keys = [said_key(turn) for turn in turns]
+    known = [message.id for message in logged]
+    ids = [""] * len(keys)
+    said = [id.rpartition(".")[0] for id in known]
+    # What is said twice was said twice: the order tells which of the two a window begins with.
+    for there, here, size in SequenceMatcher(
+        None, said, keys, autojunk=False
+    ).get_matching_blocks():
+        ids[here : here + size] = known[there : there + size]
+    taken = set(known)
+    for place, key in enumerate(keys):
+        if not ids[place]:
+            ids[place] = next(id for n in count(1) if (id := f"{key}.{n}") not in taken)
+            taken.add(ids[place])
+    return ids
+
+
+def said_key(turn: Mapping[str, Any]) -> str:
+    """Return what the ids of all turns with a turn's role and words begin with, up to a dot."""
+    said = f"{turn['role']}\x1f{turn['content']}".encode(errors="surrogatepass")
+    return hashlib.blake2b(said, digest_size=16).hexdigest()
