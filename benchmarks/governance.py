@@ -16,7 +16,6 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
