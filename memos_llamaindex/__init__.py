@@ -1,8 +1,9 @@
-"""MemOS for LlamaIndex: the memory of agents and chat engines, and a retriever."""
+"""MemOS for LlamaIndex: the memory of agents and chat engines, a retriever, and tools."""
 
 from memos_llamaindex.block import MemOSMemoryBlock
 from memos_llamaindex.memory import MemOSMemory
 from memos_llamaindex.registry import attach
 from memos_llamaindex.retriever import MemOSRetriever
+from memos_llamaindex.tools import MemOSToolSpec
 
-__all__ = ["MemOSMemory", "MemOSMemoryBlock", "MemOSRetriever", "attach"]
+__all__ = ["MemOSMemory", "MemOSMemoryBlock", "MemOSRetriever", "MemOSToolSpec", "attach"]

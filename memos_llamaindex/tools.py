@@ -1,0 +1,183 @@
+"""Tools by which a model keeps and searches its memory itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, ParamSpec
+
+from llama_index.core.tools import ToolMetadata
+from llama_index.core.tools.function_tool import FunctionTool
+from llama_index.core.tools.tool_spec.base import SPEC_FUNCTION_TYPE, BaseToolSpec
+from pydantic import BaseModel, Field
+from typing_extensions import override
+
+from memos_core import (
+    AsyncView,
+    CubeFrozen,
+    CubeNotFound,
+    IllegalTransition,
+    InvalidInput,
+    LimitExceeded,
+    MemCube,
+    MemOSError,
+    NotPermitted,
+    VersionConflict,
+    View,
+    render_memories,
+)
+from memos_llamaindex.short_ids import named, note_shown, short_id
+
+P = ParamSpec("P")
+
+_log = logging.getLogger("memos_llamaindex")
+_REMEMBER = (
+    "Keep something in your long-term memory. Call this when the user tells something worth "
+    "remembering or asks you to remember it. Write each memory as a sentence that will be "
+    "understood by itself."
+)
+_RECALL = (
+    "Search your long-term memory of this user and of earlier conversations. Search before you "
+    "say that you do not know something about the user, and before you forget a memory: each "
+    "result begins with the id to name it by."
+)
+_FORGET = (
+    "Erase a memory for good: every version of it, and the message it came from. Call this when "
+    "the user asks you to forget something."
+)
+# What a model can mend itself by asking otherwise; all else is the application's to know.
+_REFUSALS = (
+    CubeFrozen,
+    CubeNotFound,
+    IllegalTransition,
+    InvalidInput,
+    LimitExceeded,
+    NotPermitted,
+    VersionConflict,
+)
+
+
+class _Remember(BaseModel):
+    content: str = Field(description="What to remember.")
+
+
+class _Recall(BaseModel):
+    query: str = Field(description="What to look for: a question or a few words.")
+    limit: int = Field(default=10, ge=1, le=100, description="How many memories at the most.")
+    offset: int = Field(default=0, ge=0, description="How many of the best to leave out.")
+    filter: dict[str, Any] | None = Field(
+        default=None,
+        description="Conditions on metadata, such as {'year': {'$gte': 2020}, 'city': 'Oslo'}.",
+    )
+
+
+class _Forget(BaseModel):
+    id: str = Field(
+        description="The id at the beginning of a result of recall, or the memory's exact words."
+    )
+
+
+_TOOLS = {
+    "remember": ToolMetadata(name="remember", description=_REMEMBER, fn_schema=_Remember),
+    "recall": ToolMetadata(name="recall", description=_RECALL, fn_schema=_Recall),
+    "forget": ToolMetadata(name="forget", description=_FORGET, fn_schema=_Forget),
+}
+
+
+class MemOSToolSpec(BaseToolSpec):
+    """Three tools over a view, ``remember``, ``recall`` and ``forget``, each also awaited.
+
+    ``FunctionAgent(tools=MemOSToolSpec(memos=ann).to_tool_list(), llm=llm)``
+
+    A model names memories by short ids, which their lines begin with. What is refused, and that the
+    memory cannot be reached, is an answer to the model; no call raises, and the latter is logged.
+    """
+
+    spec_functions = [  # noqa: RUF012 the base class has a list there
+        ("remember", "aremember"),
+        ("recall", "arecall"),
+        ("forget", "aforget"),
+    ]
+
+    def __init__(self, memos: View) -> None:
+        self.memos = memos
+
+    def remember(self, content: str) -> str:
+        """Store a memory; return its line, with its short id."""
+        return self._answer(_remembered, content)
+
+    def recall(
+        self,
+        query: str,
+        limit: int = 10,
+        offset: int = 0,
+        filter: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Return a line for each memory found, with a short id, the day and who said it."""
+        return self._answer(_recalled, query, limit, offset, filter)
+
+    def forget(self, id: str) -> str:
+        """Erase a memory as ``View.forget`` does, by a short id that was shown, or its words."""
+        return self._answer(_forgotten, id)
+
+    async def aremember(self, content: str) -> str:
+        """As ``remember``."""
+        return await AsyncView(self.memos).to_thread(self.remember, content)
+
+    async def arecall(
+        self,
+        query: str,
+        limit: int = 10,
+        offset: int = 0,
+        filter: Mapping[str, Any] | None = None,
+    ) -> str:
+        """As ``recall``."""
+        return await AsyncView(self.memos).to_thread(self.recall, query, limit, offset, filter)
+
+    async def aforget(self, id: str) -> str:
+        """As ``forget``."""
+        return await AsyncView(self.memos).to_thread(self.forget, id)
+
+    @override
+    def to_tool_list(
+        self,
+        spec_functions: list[SPEC_FUNCTION_TYPE] | None = None,
+        func_to_metadata_mapping: dict[str, ToolMetadata] | None = None,
+    ) -> list[FunctionTool]:
+        """Return the tools; other names and descriptions can be given by the functions' names."""
+        return super().to_tool_list(spec_functions, {**_TOOLS, **(func_to_metadata_mapping or {})})
+
+    def _answer(
+        self, work: Callable[Concatenate[View, P], str], *args: P.args, **kwargs: P.kwargs
+    ) -> str:
+        try:
+            return work(self.memos, *args, **kwargs)
+        except _REFUSALS as refused:
+            return str(refused)
+        except MemOSError:
+            _log.exception("a model's call of its memory failed")
+            return "The memory cannot be reached now, and nothing was changed."
+
+
+def _remembered(view: View, content: str) -> str:
+    made = view.add(content, source="tool")
+    note_shown(view, [made.id])
+    return f"Remembered: {_line(made)}"
+
+
+def _recalled(
+    view: View, query: str, limit: int, offset: int, filter: Mapping[str, Any] | None
+) -> str:
+    hits = view.search(query, k=limit, offset=offset, filter=filter)
+    note_shown(view, [hit.cube.id for hit in hits])
+    return "\n".join(_line(hit.cube) for hit in hits) or "No memories were found."
+
+
+def _forgotten(view: View, id: str) -> str:
+    known = named(view, id)
+    view.forget(known.id)
+    return f"Forgotten: {short_id(known.id)}"
+
+
+def _line(cube: MemCube) -> str:
+    return f"[{short_id(cube.id)}] {render_memories([cube]).removeprefix('- ')}"
