@@ -9,6 +9,7 @@ not to be read costs time and nothing else.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -20,6 +21,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from memos_core.errors import CacheNotWritten
 
@@ -143,6 +145,10 @@ class TensorFiles:
         whole = RunFile(path=path, keys=tuple(keys), tokens=tuple(tokens), storage=storage)
         return Draft(file=whole, size=size, _making=making)
 
+    def any(self) -> bool:
+        """Return whether there is any file."""
+        return any(_listed(folder) for folder in _listed(self.folder))
+
     def all(self) -> dict[Path, RunFile | None]:
         """Return every file and what it holds: None of one that is of no use."""
         paths = [path for folder in _listed(self.folder) for path in _listed(folder)]
@@ -169,10 +175,11 @@ def sizes(folder: Path) -> dict[Path, int]:
     return {path: size for _, path, size in sorted(found)}
 
 
-def shrink(folder: Path, most: int, *, keep: AbstractSet[str]) -> None:
+def shrink(folder: Path, most: int, *, keep: AbstractSet[str]) -> int:
     """Remove what was used longest ago until ``most`` bytes are left, whose it may be.
 
-    Files that hold a key of ``keep`` stay, and so does what is being written.
+    Files that hold a key of ``keep`` stay, and so does what is being written. Return how many bytes
+    are left.
     """
     there = sizes(folder)
     over = sum(there.values()) - most
@@ -186,6 +193,7 @@ def shrink(folder: Path, most: int, *, keep: AbstractSet[str]) -> None:
                 if file is None or keep.isdisjoint(file.keys):
                     remove(path)
                     over -= size
+    return over + most
 
 
 def touch(file: RunFile) -> None:
@@ -246,7 +254,9 @@ def _read_all(paths: Iterable[Path]) -> Iterator[tuple[Path, RunFile | None]]:
 
 
 def _read(path: Path) -> RunFile | None:
-    with path.open("rb") as file:
+    with open(path, "rb", opener=_unfollowed) as file:
+        if not S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
         length = int.from_bytes(file.read(8), "little")
         header = file.read(min(length, _HEADER_BYTES))
     try:
@@ -266,6 +276,11 @@ def _read(path: Path) -> RunFile | None:
         return None
 
 
+def _unfollowed(path: str, flags: int) -> int:
+    """Open a file, but no link, and without waiting for who writes to a pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
 def _abandoned(path: Path) -> bool:
     stat = _stat(path)
     return stat is not None and time.time() - stat.st_mtime > _PARTIAL_SECONDS
@@ -273,6 +288,6 @@ def _abandoned(path: Path) -> bool:
 
 def _stat(path: Path) -> os.stat_result | None:
     try:
-        return path.stat()
+        return path.lstat()
     except OSError:
         return None

@@ -121,17 +121,40 @@ def test_a_folder_in_the_place_of_a_file_is_passed_over(
     assert list(sizes(files.folder.parent)) == [path]
 
 
+def test_a_pipe_or_a_link_in_the_place_of_a_file_is_passed_over(
+    files: TensorFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, other = write(files, *KEYS), tmp_path / f"{KEYS[0]}.abc.safetensors"
+    path.rename(other)
+    path.symlink_to(other)
+    assert files.along(KEYS) == []
+    path.unlink()
+    os.mkfifo(path)
+    assert files.along(KEYS) == []
+    assert files.all() == {}
+    assert "Not a regular file" in caplog.text
+    assert path.exists()
+
+
+def test_what_cannot_be_published_leaves_nothing(files: TensorFiles) -> None:
+    made = draft(files, *KEYS)
+    made.file.path.mkdir()
+    with pytest.raises(CacheNotWritten):
+        made.publish()
+    assert list(sizes(files.folder.parent)) == [made.file.path]
+
+
 @pytest.fixture
 def unreadable(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    really = Path.open
+    really = os.open
 
-    def refuse(self: Path, *args: Any, **options: Any) -> Any:
-        if self.suffix == ".safetensors":
+    def refuse(path: Any, *args: Any, **options: Any) -> Any:
+        if Path(path).suffix == ".safetensors":
             raise OSError(24, "Too many open files")
-        return really(self, *args, **options)
+        return really(path, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", refuse)
+        patch.setattr(os, "open", refuse)
         yield patch
 
 

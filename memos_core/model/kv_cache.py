@@ -24,10 +24,12 @@ CHUNK = 2_048  # tokens that are prefilled at once: what a forward pass holds gr
 class KVCache:
     """The keys and values that a run of tokens left in each layer, each of shape (1, heads, n, d).
 
-    They are shared by all that read them and never changed.
+    They are shared by all that read them and never changed. What is ``partial`` lies in tensors of
+    more tokens.
     """
 
     layers: tuple[Layer, ...]
+    partial: bool = False
 
     @property
     def tokens(self) -> int:
@@ -51,9 +53,24 @@ class KVCache:
 
     def part(self, start: int, stop: int | None = None) -> KVCache:
         """Return what the tokens from ``start`` to ``stop`` left, without a copy."""
+        if start == 0 and stop in (None, self.tokens):
+            return self
         return KVCache(
             tuple(
                 (keys[..., start:stop, :], values[..., start:stop, :])
+                for keys, values in self.layers
+            ),
+            partial=True,
+        )
+
+    def by_itself(self) -> KVCache:
+        """Return it in tensors of no other token: a copy where it is a part."""
+        if not self.partial:
+            return self
+        form = torch.contiguous_format
+        return KVCache(
+            tuple(
+                (keys.clone(memory_format=form), values.clone(memory_format=form))
                 for keys, values in self.layers
             )
         )

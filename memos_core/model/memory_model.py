@@ -91,9 +91,8 @@ class MemoryModel:
         self._fingerprinted = Fingerprinted(model, self.layout.fingerprint)
         self._residency = Residency(
             Path(folder) if folder else user_cache_path("memos") / "kv",
-            device=model.device,
-            dtype=model.dtype,
-            budgets=budgets or Budgets(),
+            model,
+            budgets or Budgets(),
         )
         self._watch = Watch(self._residency)
         self._closed = False

@@ -10,10 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
-from memos_core.errors import CacheCorrupt, CacheNotWritten, Closed, InvalidInput
+from memos_core.errors import CacheCorrupt, CacheMismatch, CacheNotWritten, Closed, InvalidInput
 from memos_core.model import storage
 from memos_core.model.kv_cache import KVCache
 from memos_core.model.level import Level, LevelStats
@@ -23,6 +24,7 @@ from memos_core.tensor_files import Draft, RunFile, TensorFiles, remove, shrink,
 
 _log = logging.getLogger("memos_core")
 GIB = 2**30
+_LOOKS = 16  # at the folder, for each budget of bytes written: others write there, too
 _CHECKED = 10_000  # files whose checksum is known to be right
 
 
@@ -31,6 +33,8 @@ class Budgets:
     """How many bytes of KV caches may lie on each level, and what is over goes, oldest use first.
 
     On a machine without a GPU the model reads what lies in memory, and ``device`` counts nothing.
+    Nothing is written where ``disk`` is 0. Each process that writes to a folder holds it to its
+    own ``disk``, and sees what others wrote after a sixteenth of that at the latest.
     Mapped files count in ``memory`` though the system may drop their pages and read them again.
     """
 
@@ -62,6 +66,20 @@ class Found:
     runs: int
 
 
+class Placed(Protocol):
+    """A model that reads caches: where it lies, and as what."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies now."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its numbers are now."""
+        ...
+
+
 class Residency:
     """The KV caches that a process holds, and those that lie on disk.
 
@@ -69,11 +87,9 @@ class Residency:
     begins alike. Safe for threads; files are read outside its lock.
     """
 
-    def __init__(
-        self, folder: Path, *, device: torch.device, dtype: torch.dtype, budgets: Budgets
-    ) -> None:
+    def __init__(self, folder: Path, model: Placed, budgets: Budgets) -> None:
         self._folder = folder
-        self._device, self._dtype = device, dtype
+        self._model = model
         self._budgets = budgets
         self._on_device = Level(budgets.device)
         self._in_memory = Level(budgets.memory)
@@ -81,17 +97,20 @@ class Residency:
         self._held: dict[str, Prefix] = {}  # by its last key
         self._leaves: dict[str, set[str]] = {}  # of a key: the last keys of those that have it
         self._pinned: dict[str, tuple[str, ...]] = {}  # last key: all keys
-        self._written: set[str] = set()  # tenants, since their caches were last collected
+        self._unlooked = 0  # bytes that may be written before the folder is looked at again
         self._checked: dict[Path, tuple[int, int, int]] = {}  # as they were then
         self._closed = False
         self._lock = threading.RLock()
-        self._threads = ThreadPoolExecutor(1, "memos-prefetch")
+        self._prefetching = prefetching = set[int]()  # the thread, which knows nothing of this
+        self._threads = ThreadPoolExecutor(
+            1, "memos-prefetch", lambda: prefetching.add(threading.get_ident())
+        )
 
     def longest(self, prefix: Prefix) -> Found:
         """Return the longest beginning that is known, on the device, in memory or on disk."""
         with self._lock:
             runs, cache = self._resident(prefix)
-        if cache is not None and cache.device != self._device:
+        if cache is not None and cache.device != self._model.device:
             cache = self._near(prefix.first(runs), cache)
         files = TensorFiles(self._folder, prefix.tenant)
         along = files.along(prefix.keys) if runs < len(prefix.keys) else []
@@ -163,7 +182,7 @@ class Residency:
             self._pinned.pop(prefix.keys[-1], None)
             for level in (self._in_memory, self._on_device):
                 self._drop_unheld(level.shrink(self._pinned))
-        shrink(self._folder, self._budgets.disk, keep=self._pinned_keys())
+        self._shrink(self._pinned_keys())
 
     def prefetch(self, prefix: Prefix) -> Future[Found]:
         """Bring a prefix as near to the model as it can be, in the background."""
@@ -171,10 +190,11 @@ class Residency:
             self._check_open()
             return self._threads.submit(self.longest, prefix)
 
-    def tenants(self) -> set[str]:
-        """Return whose caches are held, or were written since they were last collected."""
+    def has_any(self, tenant: str) -> bool:
+        """Return whether something of a tenant is held, or lies on disk."""
         with self._lock:
-            return {*self._written, *(held.tenant for held in self._held.values())}
+            held = any(held.tenant == tenant for held in self._held.values())
+        return held or TensorFiles(self._folder, tenant).any()
 
     def collect(self, tenant: str, live: Callable[[], AbstractSet[str]]) -> int:
         """Drop a tenant's caches with a key that does not live, here and on disk; how many here.
@@ -184,7 +204,6 @@ class Residency:
         files = TensorFiles(self._folder, tenant).all()
         with self._lock:
             there = [leaf for leaf, held in self._held.items() if held.tenant == tenant]
-            self._written.discard(tenant)
         keys = live()
         for path, file in files.items():
             if file is None or not keys >= set(file.keys):
@@ -214,7 +233,9 @@ class Residency:
         """Let go of all that is held, and hold nothing from now on."""
         with self._lock:
             self._closed = True
-        self._threads.shutdown(cancel_futures=True)
+        # What is told that a prefetch is done may close it, in the very thread.
+        waits = threading.get_ident() not in self._prefetching
+        self._threads.shutdown(wait=waits, cancel_futures=True)
         with self._lock:
             for leaf in list(self._held):
                 self._forget(leaf)
@@ -232,22 +253,22 @@ class Residency:
                     if (cache := level.caches.get(leaf)) is not None:
                         level.hits += 1
                         level.caches.move_to_end(leaf)
-                        tokens = self._held[leaf].ends[runs - 1]
-                        return runs, cache if cache.tokens == tokens else cache.part(0, tokens)
+                        return runs, cache.part(0, self._held[leaf].ends[runs - 1])
         return 0, None
 
     def _near(self, prefix: Prefix, cache: KVCache) -> KVCache:
         """Return the cache of a whole prefix on the device, and keep it there."""
-        near = cache.to(self._device)  # without the lock: it takes long
+        near = cache.to(self._model.device)  # without the lock: it takes long
         with self._lock:
             self._hold(prefix, near)
         return near
 
     def _kept(self, prefix: Prefix, cache: KVCache) -> KVCache:
         """Hold the cache of a whole prefix; return it where the model reads it."""
+        cache = cache.by_itself()  # what it is a part of may be of memories that end before it
         with self._lock:
             self._hold(prefix, cache)
-        return cache if cache.device == self._device else self._near(prefix, cache)
+        return cache if cache.device == self._model.device else self._near(prefix, cache)
 
     def _hold(self, prefix: Prefix, cache: KVCache) -> None:
         """Keep a cache on the level where it lies."""
@@ -262,6 +283,8 @@ class Residency:
 
     def _drafted(self, prefix: Prefix, cache: KVCache, how: Quantization) -> Draft | None:
         """Write what is not on disk yet of a prefix's cache; None where nothing is missing."""
+        if not self._budgets.disk:
+            return None
         files = TensorFiles(self._folder, prefix.tenant)
         first = sum(count for _, count in files.along(prefix.keys))
         if first == len(prefix.keys):
@@ -274,8 +297,17 @@ class Residency:
         draft.publish()
         self._note_checked(draft.file)
         with self._lock:
-            self._written.add(prefix.tenant)
-        shrink(self._folder, self._budgets.disk, keep={*prefix.keys, *self._pinned_keys()})
+            self._unlooked -= draft.size
+            due = self._unlooked < 0
+        if due:
+            self._shrink({*prefix.keys, *self._pinned_keys()})
+
+    def _shrink(self, keep: set[str]) -> None:
+        """Hold the folder to its budget, as it is now."""
+        budget = self._budgets.disk
+        left = shrink(self._folder, budget, keep=keep)
+        with self._lock:
+            self._unlooked = min(budget - left, budget // _LOOKS)
 
     def _loaded(
         self, along: Sequence[tuple[RunFile, int]], runs: int, cache: KVCache | None
@@ -293,13 +325,10 @@ class Residency:
                     _log.warning("%s; it is computed anew", error)
                     remove(file.path)
                     break
-                except OSError as error:  # it may be good, and read next time
+                except (OSError, CacheMismatch) as error:  # it may be good, and read next time
                     _log.warning("%s cannot be read: %s", file.path, error)
                     break
-                start = sum(file.tokens[:first])
-                part = (
-                    loaded if (start, tokens) == (0, loaded.tokens) else loaded.part(start, tokens)
-                )
+                part = loaded.part(sum(file.tokens[:first]), tokens)
                 parts.append(part if cache is None else part.to(cache.device))
             done += count
         return (max(done, runs), KVCache.joined(parts)) if done > runs else None
@@ -308,7 +337,7 @@ class Residency:
         with self._lock:
             checked = self._checked.get(file.path)
         same = checked is not None and checked == _version(file.path)
-        cache = storage.mapped(file, self._dtype, checked=same)
+        cache = storage.mapped(file, self._model.dtype, checked=same)
         touch(file)
         self._note_checked(file)
         return cache

@@ -13,7 +13,7 @@ from safetensors.torch import (
     save_file,  # pyright: ignore[reportUnknownVariableType] its paths have no types
 )
 
-from memos_core.errors import CacheCorrupt
+from memos_core.errors import CacheCorrupt, CacheMismatch
 from memos_core.model.kv_cache import KVCache
 from memos_core.model.quantization import Quantization, pack, unpack
 from memos_core.tensor_files import Draft, RunFile, TensorFiles
@@ -61,13 +61,18 @@ def mapped(file: RunFile, dtype: torch.dtype, *, checked: bool) -> KVCache:
 
     Raises:
         CacheCorrupt: it is cut short, altered, or not what its header says.
+        CacheMismatch: it is stored in another dtype.
         OSError: it cannot be read now, which says nothing about what is in it.
     """
     data = _mapped(file.path)
     if not checked and _checksum(data) != file.digest:
         raise CacheCorrupt(f"{file.path} was cut short or altered")
     try:
-        cache = unpack(_tensors(data), Quantization(file.storage), dtype)
+        how, tensors = Quantization(file.storage), _tensors(data)
+        stored = {tensor.dtype for tensor in tensors.values()}
+        if how is Quantization.NONE and stored != {dtype}:
+            raise CacheMismatch(f"it is stored in {stored}, not {dtype}")
+        cache = unpack(tensors, how, dtype)
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CacheCorrupt(f"{file.path} cannot be read: {error}") from error
     if cache.tokens != sum(file.tokens):

@@ -107,10 +107,10 @@ class _Ear:
                     again[name] = view
 
     def _at_hand(self) -> dict[str, Memory]:
-        """Return the tenants of whom something may have come since it was looked at last."""
-        residency = self._residency()
-        tenants = residency.tenants() if residency else set[str]()
-        return {name: one for name, one in self._views.items() if tenant_of(one) in tenants}
+        """Return the tenants of whom there is something that may have ended."""
+        if (residency := self._residency()) is None:
+            return {}
+        return {name: one for name, one in self._views.items() if residency.has_any(tenant_of(one))}
 
     def _collected(self, view: Memory) -> bool:
         """Drop what ended of a tenant; False where that failed."""

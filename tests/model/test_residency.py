@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,23 @@ import pytest
 import torch
 
 from memos_core.errors import Closed, InvalidInput
+from memos_core.model import residency as module
 from memos_core.model.kv_cache import KVCache
 from memos_core.model.prefix import Prefix
+from memos_core.model.quantization import Quantization
 from memos_core.model.residency import Budgets, Residency
 from memos_core.tensor_files import TensorFiles, sizes
 
 HERE, DEVICE = torch.device("cpu"), torch.device("meta")
 TOKEN = 2 * 2 * 2 * 4 * 4  # bytes: keys and values, 2 layers, 2 heads, 4 numbers of 4 bytes
+
+
+@dataclass
+class Place:
+    """Stands for a model: where it lies, and as what."""
+
+    device: torch.device = HERE
+    dtype: torch.dtype = torch.float32
 
 
 def prefix(*names: str, tenant: str = "acme") -> Prefix:
@@ -46,7 +57,7 @@ def new(tmp_path: Path) -> Iterator[Any]:
     made: list[Residency] = []
 
     def residency(on: torch.device = HERE, **budgets: int) -> Residency:
-        made.append(Residency(tmp_path, device=on, dtype=torch.float32, budgets=Budgets(**budgets)))
+        made.append(Residency(tmp_path, Place(on), Budgets(**budgets)))
         return made[-1]
 
     yield residency
@@ -201,20 +212,108 @@ def test_what_comes_while_it_is_asked_what_lives_is_not_dropped(new: Any, tmp_pa
     assert residency.stats().memory.caches == len(sizes(tmp_path)) == 1
 
 
-def test_it_tells_of_whom_something_may_have_come(new: Any) -> None:
-    residency = new(memory=0)
-    mine, theirs = prefix("a"), prefix("b", tenant="globex")
-    residency.put(mine, cache(mine))
-    assert residency.tenants() == set()
-    residency.store(mine, cache(mine))
-    residency.store(theirs, cache(theirs))
-    assert residency.tenants() == {"acme", "globex"}
-    residency.collect("acme", frozenset)
-    assert residency.tenants() == {"globex"}
-    held = new()
-    held.put(mine, cache(mine))
-    held.collect("acme", lambda: frozenset(mine.keys))
-    assert held.tenants() == {"acme"}
+def test_it_tells_of_whom_there_is_something(new: Any) -> None:
+    mine, holding, empty = prefix("a"), new(disk=0), new()
+    holding.put(mine, cache(mine))
+    assert holding.has_any("acme")
+    assert not empty.has_any("acme")
+    new(memory=0).store(mine, cache(mine))
+    assert empty.has_any("acme")
+    assert not empty.has_any("globex")
+    empty.collect("acme", frozenset)
+    assert not empty.has_any("acme")
+
+
+def storage_of(held: KVCache) -> int:
+    """Return how many bytes stay in memory with a cache."""
+    return sum(tensor.untyped_storage().nbytes() for layer in held.layers for tensor in layer)
+
+
+def test_what_is_a_part_of_another_is_held_by_itself(new: Any) -> None:
+    small, large = prefix("h", "a"), prefix("h", "a", "b", "c")
+    residency = new()
+    residency.put(large, cache(large))
+    residency.put(small, residency.longest(small).cache)
+    residency.store(large, cache(large))
+    residency.collect("acme", lambda: frozenset(small.keys))
+    assert residency.stats().memory.bytes == 10 * TOKEN
+    assert storage_of(residency.longest(small).cache) == 10 * TOKEN
+    assert same(residency.longest(small).cache, cache(small))
+    # And as a part of a file.
+    new().store(large, cache(large))
+    mapping = new()
+    assert mapping.longest(small).runs == 2
+    assert mapping.stats().memory.bytes == 10 * TOKEN
+    assert storage_of(mapping.longest(small).cache) == 10 * TOKEN
+    assert same(mapping.longest(small).cache, cache(small))
+
+
+def test_without_a_budget_for_it_nothing_is_on_disk(new: Any, tmp_path: Path) -> None:
+    residency, bundle = new(disk=0), prefix("h", "a")
+    with residency.storing(bundle, cache(bundle)):
+        residency.put(bundle, cache(bundle))
+    assert residency.store(bundle, cache(bundle)) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert residency.longest(bundle).runs == 2
+
+
+def test_a_model_that_was_converted_or_moved_reads_what_is_as_it_is_now(
+    tmp_path: Path, new: Any
+) -> None:
+    bundle, packed, place = prefix("h", "a"), prefix("k"), Place()
+    new().store(bundle, cache(bundle))
+    new().store(packed, cache(packed), Quantization.INT8)
+    residency: Any = Residency(tmp_path, place, Budgets(memory=0))
+    place.dtype = torch.bfloat16
+    assert residency.longest(bundle).runs == 0  # asked for by a key of another dtype
+    assert residency.longest(packed).cache.dtype == torch.bfloat16
+    place.dtype = torch.float32
+    assert same(residency.longest(bundle).cache, cache(bundle))
+    place.device = DEVICE
+    assert residency.longest(bundle).cache.device == DEVICE
+    residency.close()
+
+
+def test_the_folder_is_looked_at_where_a_budget_may_be_spent(
+    new: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    really = module.shrink
+
+    def counted(folder: Path, most: int, **options: Any) -> int:
+        looks.append(really(folder, most, **options))
+        return looks[-1]
+
+    monkeypatch.setattr(module, "shrink", counted)
+    residency, other = new(disk=200_000), new(disk=10**9)
+    for number in range(4):
+        bundle = prefix(f"{number}")
+        residency.store(bundle, cache(bundle))
+    assert len(looks) == 1
+    # What another writes is seen in time.
+    for number in range(400):
+        bundle = prefix(f"b{number}")
+        other.store(bundle, cache(bundle))
+    looks.clear()
+    for number in range(20):
+        bundle = prefix(f"c{number}")
+        residency.store(bundle, cache(bundle))
+    assert looks
+    assert residency.stats().disk.bytes <= 200_000 * (1 + 1 / 16)
+
+
+def test_whoever_hears_that_it_was_fetched_may_close_it(new: Any) -> None:
+    residency, bundle = new(), prefix("h", "a")
+    residency.put(bundle, cache(bundle))
+    closed = threading.Event()
+
+    def close(_: object) -> None:
+        residency.close()
+        closed.set()
+
+    residency.prefetch(bundle).add_done_callback(close)
+    assert closed.wait(60)
+    assert residency.stats().memory.caches == 0
 
 
 def test_bundles_of_one_beginning_can_be_stored_at_once(new: Any) -> None:

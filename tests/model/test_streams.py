@@ -15,7 +15,7 @@ import torch
 
 from memos_core import CubeNotFound, MemCube, View
 from memos_core.errors import Closed
-from memos_core.model import Budgets, Generation, MemoryModel, memory_model
+from memos_core.model import Budgets, Generation, MemoryModel, encoding
 from memos_core.model.generation import Stream, TextPieces
 from memos_core.model.memory import tenant_of
 from memos_core.model.residency import Residency
@@ -204,13 +204,13 @@ def test_what_is_brought_near_is_dropped_once_it_is_forgotten(
 def test_a_memory_that_is_forgotten_while_it_is_encoded_leaves_no_tensors(
     make: Any, ann: View, facts: list[MemCube], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really = memory_model.verify
+    really = encoding.verify
 
     def forgotten(*arguments: Any, **options: Any) -> Any:
         ann.forget(facts[0].id)
         return really(*arguments, **options)
 
-    monkeypatch.setattr(memory_model, "verify", forgotten)
+    monkeypatch.setattr(encoding, "verify", forgotten)
     model = make()
     with pytest.raises(CubeNotFound):
         model.encode(facts)
@@ -222,8 +222,7 @@ def test_another_process_that_drops_what_ended_leaves_what_is_just_encoded(
     make: Any, ann: View, facts: list[MemCube], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, really = make(), View.keep_cache
-    options: Any = {"dtype": torch.float32, "budgets": Budgets()}
-    other = Residency(tmp_path / "kv", device=torch.device("cpu"), **options)
+    other = Residency(tmp_path / "kv", model.model, Budgets())
 
     def keep(self: View, *arguments: Any, **options: Any) -> MemCube:
         other.collect(tenant_of(ann), self.live_keys)

@@ -11,7 +11,6 @@ from typing import Any
 
 import psycopg
 import pytest
-import torch
 
 from memos_core import MemOS, View
 from memos_core.model import watch as module
@@ -19,14 +18,14 @@ from memos_core.model.memory import tenant_of
 from memos_core.model.residency import Budgets, Residency
 from memos_core.model.watch import Watch
 from memos_core.tensor_files import sizes
-from tests.model.test_residency import cache, prefix
+from tests.model.test_residency import Place, cache, prefix
 from tests.support import WordEmbedder, until
 from tests.test_caching import record
 
 
 @pytest.fixture
 def residency(tmp_path: Path) -> Iterator[Residency]:
-    made = Residency(tmp_path, device=torch.device("cpu"), dtype=torch.float32, budgets=Budgets())
+    made = Residency(tmp_path, Place(), Budgets())
     yield made
     made.close()
 
@@ -239,8 +238,26 @@ def test_what_came_while_it_ended_is_looked_at_later(
     until(lambda: gone(residency))
 
 
+def test_what_expired_is_looked_at_later_where_it_lies_on_disk_alone(
+    ann: View, database: str, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.01)
+    fact, bundle = ann.add("A fact."), prefix("a", "x", tenant=tenant_of(ann))
+    ann.keep_cache(record([fact], *bundle.keys))
+    other = Residency(tmp_path, Place(), Budgets())
+    other.store(bundle, cache(bundle))
+    view = Counting(ann.engine, ann.namespace)
+    watch.hear(view)
+    until(lambda: view.asked > 1)
+    assert len(sizes(tmp_path)) == 1
+    with psycopg.connect(database, autocommit=True) as admin:  # which tells nobody
+        admin.execute("UPDATE memos.cube SET expires_at = now() WHERE id = %s", [fact.id])
+    until(lambda: sizes(tmp_path) == {})
+    other.close()
+
+
 def test_it_ends_with_what_it_watches_over(ann: View, tmp_path: Path) -> None:
-    made = Residency(tmp_path, device=torch.device("cpu"), dtype=torch.float32, budgets=Budgets())
+    made = Residency(tmp_path, Place(), Budgets())
     there, watching = weakref.ref(made), Watch(made)
     watching.hear(ann)
     del made, watching
