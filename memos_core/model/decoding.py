@@ -142,15 +142,16 @@ def decoding_of(
     stop_strings = said.get("stop_strings", own.stop_strings)
     given = {**said, **_FIXED, "max_new_tokens": new, "pad_token_id": _pad(tokenizer)}
     config, changing = _prepared(model, given)
+    if config.max_time is not None and not isinstance(config.max_time, int | float):
+        raise InvalidInput(f"max_time must be a number of seconds, not {config.max_time!r}")
     if (mode := config.get_generation_mode()) not in _MODES:
         raise InvalidInput(f"{mode.value} is not offered: answers are greedy, sampled, or of beams")
-    ends = cast("int | list[int] | None", config.eos_token_id)
     return Decoding(
         given=given,
         max_new_tokens=new,
         ending=Ending(
             tokenizer=tokenizer,
-            tokens=frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends]),
+            tokens=_checked_ends(config.eos_token_id),
             texts=stops or _checked_stops(stop_strings or ()),
         ),
         beams=beams,
@@ -204,6 +205,13 @@ def _checked_number(number: object, what: str) -> int:
     if type(number) is not int or number < 1:
         raise InvalidInput(f"{what} must be a whole number from 1, not {number!r}")
     return number
+
+
+def _checked_ends(eos: object) -> frozenset[int]:
+    ends = cast("Sequence[object]", eos) if isinstance(eos, list | tuple) else [eos]
+    if eos is not None and not all(type(token) is int for token in ends):
+        raise InvalidInput(f"eos_token_id must be a token or a list of tokens, not {eos!r}")
+    return frozenset() if eos is None else cast("frozenset[int]", frozenset(ends))
 
 
 def _checked_stops(stop: object) -> tuple[str, ...]:

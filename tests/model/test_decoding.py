@@ -122,6 +122,9 @@ BAD: dict[str, dict[str, Any]] = {
     "labels": {"labels": None},
     "max_new_tokens": {"max_new_tokens": True},
     "stop must": {"stop": 5},
+    "max_time": {"max_time": "1"},
+    "eos_token_id": {"eos_token_id": 2.5},
+    "list of tokens, not tensor": {"eos_token_id": torch.tensor([5])},
 }
 
 
