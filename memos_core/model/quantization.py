@@ -6,7 +6,7 @@ measured (``model/verification.py``) and written beside the cube.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import torch
@@ -16,6 +16,7 @@ from memos_core.model.kv_cache import KVCache, Layer
 
 GROUP = 32  # numbers that share a scale in 4 bits, as in KIVI (arXiv 2402.02750)
 _MOST_4, _MOST_8 = 15, 127
+_TOKENS, _CHANNELS = -2, -1  # axes
 _HALF = torch.float16  # of scales: 11 bits of precision, and no scale comes near its range
 
 
@@ -31,8 +32,13 @@ class Quantization(StrEnum):
     INT4 = "int4"  # 4 bits, a scale and a least value for 32 numbers: 40 bytes instead of 256
 
 
-def pack(cache: KVCache, how: Quantization) -> dict[str, torch.Tensor]:
+def pack(
+    cache: KVCache, how: Quantization, runs: Sequence[int] | None = None
+) -> dict[str, torch.Tensor]:
     """Return a cache as named contiguous tensors, which safetensors can store.
+
+    ``runs`` are how many tokens each of its memories has: what one is packed as depends on no
+    other, so that it is the same wherever a file begins.
 
     ``none``: ``keys.0`` and ``values.0`` are those of the first layer, as they are.
 
@@ -40,9 +46,9 @@ def pack(cache: KVCache, how: Quantization) -> dict[str, torch.Tensor]:
     largest number of each token and head, divided by 127: a number is its code times the scale.
 
     ``int4`` is asymmetric, as KIVI (arXiv 2402.02750, section 3): keys share a scale per channel,
-    of 32 tokens that follow each other, for some channels of keys are large in all tokens; values
-    per token, of 32 channels. ``keys.0`` has two codes a byte (uint8), the even channel in its low
-    four bits; a number is its code times ``keys.0.scales`` plus ``keys.0.least`` (both float16).
+    of 32 tokens that follow each other in a run, for some channels of keys are large in all tokens;
+    values per token, of 32 channels. ``keys.0`` has two codes a byte (uint8), the even channel in
+    its low four bits; a number is its code times ``keys.0.scales`` plus ``keys.0.least`` (both float16).
     ``widths`` (int32, 2 for each layer) says how many channels keys and values have: an odd last
     one shares its byte with nothing.
     """
@@ -54,13 +60,16 @@ def pack(cache: KVCache, how: Quantization) -> dict[str, torch.Tensor]:
         }
     packed: dict[str, torch.Tensor] = {}
     for layer, (keys, values) in enumerate(cache.layers):
-        for name, tensor, axis in zip(_names(layer), (keys, values), (-2, -1), strict=True):
+        for name, tensor, axis in zip(
+            _names(layer), (keys, values), (_TOKENS, _CHANNELS), strict=True
+        ):
             numbers = tensor.float()
             if how is Quantization.INT8:
                 packed[name], packed[f"{name}.scales"] = _in_8(numbers)
             else:
+                along = runs if runs and axis == _TOKENS else [numbers.shape[axis]]
                 packed[name], packed[f"{name}.scales"], packed[f"{name}.least"] = _in_4(
-                    numbers, axis
+                    numbers, axis, along
                 )
     if how is Quantization.INT4:
         widths = [[keys.shape[-1], values.shape[-1]] for keys, values in cache.layers]
@@ -68,8 +77,13 @@ def pack(cache: KVCache, how: Quantization) -> dict[str, torch.Tensor]:
     return packed
 
 
-def unpack(tensors: Mapping[str, torch.Tensor], how: Quantization, dtype: torch.dtype) -> KVCache:
-    """Return the cache that was packed, of the shapes that it had, in ``dtype``.
+def unpack(
+    tensors: Mapping[str, torch.Tensor],
+    how: Quantization,
+    dtype: torch.dtype,
+    runs: Sequence[int] | None = None,
+) -> KVCache:
+    """Return the cache that was packed in ``runs``, of the shapes that it had, in ``dtype``.
 
     Raises:
         KeyError: a tensor is missing.
@@ -78,11 +92,15 @@ def unpack(tensors: Mapping[str, torch.Tensor], how: Quantization, dtype: torch.
     count = sum(name.startswith("keys.") and name.count(".") == 1 for name in tensors)
     if not count:
         raise ValueError("there are no layers")
-    return KVCache(tuple(_layer(tensors, layer, how, dtype) for layer in range(count)))
+    return KVCache(tuple(_layer(tensors, layer, how, dtype, runs) for layer in range(count)))
 
 
 def _layer(
-    tensors: Mapping[str, torch.Tensor], layer: int, how: Quantization, dtype: torch.dtype
+    tensors: Mapping[str, torch.Tensor],
+    layer: int,
+    how: Quantization,
+    dtype: torch.dtype,
+    runs: Sequence[int] | None,
 ) -> Layer:
     read: list[torch.Tensor] = []
     for part, name in enumerate(_names(layer)):
@@ -95,7 +113,10 @@ def _layer(
         else:
             width = int(tensors["widths"][layer, part])
             scales, least = tensors[f"{name}.scales"].float(), tensors[f"{name}.least"].float()
-            numbers = _from_4(tensors[name], width, scales, least, axis=(-2, -1)[part])
+            axis = (_TOKENS, _CHANNELS)[part]
+            whole = [(tensors[name].shape[_TOKENS], width)[part]]
+            along = runs if runs and axis == _TOKENS else whole
+            numbers = _from_4(tensors[name], width, scales, least, axis=axis, runs=along)
             read.append(numbers.to(dtype))
     return read[0], read[1]
 
@@ -111,31 +132,44 @@ def _in_8(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return codes.to(torch.int8), scales
 
 
-def _in_4(numbers: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the packed codes, scales and least values; groups of 32 lie along ``axis``."""
-    count = numbers.shape[axis]
-    groups = torch.split(numbers, GROUP, axis)
+def _in_4(
+    numbers: torch.Tensor, axis: int, runs: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the packed codes, scales and least values; groups lie along ``axis``, in runs."""
+    sizes = _sizes(runs)
+    groups = torch.split(numbers, sizes, axis)
     least = torch.cat([group.amin(axis, keepdim=True) for group in groups], axis).to(_HALF)
     most = torch.cat([group.amax(axis, keepdim=True) for group in groups], axis)
     scales = ((most - least.float()).clamp(min=0) / _MOST_4).to(_HALF)
-    rest = numbers - _spread(least.float(), count, axis)
-    codes = _divided(rest, _spread(scales.float(), count, axis)).round().clamp(0, _MOST_4)
+    rest = numbers - _spread(least.float(), sizes, axis)
+    codes = _divided(rest, _spread(scales.float(), sizes, axis)).round().clamp(0, _MOST_4)
     codes = pad(codes.to(torch.uint8), (0, numbers.shape[-1] % 2))
     return codes[..., 0::2] | codes[..., 1::2] << 4, scales, least
 
 
 def _from_4(
-    packed: torch.Tensor, width: int, scales: torch.Tensor, least: torch.Tensor, *, axis: int
+    packed: torch.Tensor,
+    width: int,
+    scales: torch.Tensor,
+    least: torch.Tensor,
+    *,
+    axis: int,
+    runs: Sequence[int],
 ) -> torch.Tensor:
     """Return the numbers that were packed, in float32."""
     codes = torch.stack((packed & _MOST_4, packed >> 4), dim=-1).flatten(-2)[..., :width].float()
-    count = codes.shape[axis]
-    return codes * _spread(scales, count, axis) + _spread(least, count, axis)
+    sizes = _sizes(runs)
+    return codes * _spread(scales, sizes, axis) + _spread(least, sizes, axis)
 
 
-def _spread(of_groups: torch.Tensor, count: int, axis: int) -> torch.Tensor:
-    """Return what is said once for each group once for each of ``count`` numbers."""
-    return of_groups.repeat_interleave(GROUP, axis).narrow(axis, 0, count)
+def _sizes(runs: Sequence[int]) -> list[int]:
+    """Return how many numbers each group of runs has: 32, and fewer where a run ends."""
+    return [min(GROUP, run - first) for run in runs for first in range(0, run, GROUP)]
+
+
+def _spread(of_groups: torch.Tensor, sizes: Sequence[int], axis: int) -> torch.Tensor:
+    """Return what is said once for each group once for each of its numbers."""
+    return of_groups.repeat_interleave(torch.tensor(sizes, device=of_groups.device), axis)
 
 
 def _divided(numbers: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

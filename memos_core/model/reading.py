@@ -235,10 +235,13 @@ class PromptReader:
             cache = self.made(exact, Form(), key)
         else:
             cache = self._blended(exact, form.recompute, key)
-        if form.quantization is Quantization.NONE:
+        if (how := form.quantization) is not Quantization.NONE:
+            runs = [len(run) for run in prefix.runs]
+            cache = unpack(pack(cache, how, runs), how, self.model.dtype, runs)
+        if found.cache is None:
             return cache
-        how = form.quantization
-        return unpack(pack(cache, how), how, self.model.dtype)
+        # What is stored of its beginning is not stored again, so it is not replaced here either.
+        return KVCache.joined([found.cache, cache.part(found.cache.tokens)])
 
     def _blended(self, exact: Prefix, recompute: float, key: str) -> KVCache:
         """Return the cache of a prefix, composed of those that each memory has after the head."""

@@ -43,7 +43,7 @@ def draft(
     """
 
     def save(path: Path, details: dict[str, str]) -> str:
-        tensors = {name: tensor.cpu() for name, tensor in pack(cache, how).items()}
+        tensors = {name: tensor.cpu() for name, tensor in pack(cache, how, tokens).items()}
         try:
             save_file(tensors, path, metadata=details)
         except SafetensorError as error:  # what the operating system said, in its words
@@ -72,7 +72,7 @@ def mapped(file: RunFile, dtype: torch.dtype, *, checked: bool) -> KVCache:
         stored = {tensor.dtype for tensor in tensors.values()}
         if how is Quantization.NONE and stored != {dtype}:
             raise CacheMismatch(f"it is stored in {stored}, not {dtype}")
-        cache = unpack(tensors, how, dtype)
+        cache = unpack(tensors, how, dtype, file.tokens)
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CacheCorrupt(f"{file.path} cannot be read: {error}") from error
     if cache.tokens != sum(file.tokens):

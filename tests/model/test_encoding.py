@@ -18,6 +18,7 @@ from memos_core.errors import (
     VersionConflict,
 )
 from memos_core.model import MemoryModel, encoding
+from memos_core.model.kv_cache import KVCache
 from memos_core.model.reading import PromptReader
 from tests.model.conftest import FACTS
 
@@ -122,6 +123,37 @@ def test_in_a_pipeline_nothing_is_encoded(make: Make, memos: MemOS, ann: View) -
         with pytest.raises(InvalidInput, match="encode after it"):
             model.encode(view.add(FACTS))
     assert nothing_is_kept(model, ann)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"quantization": "int8", "max_kl": 1.0},
+        {"quantization": "int4", "max_kl": 10.0},
+        {"approximate": 0.5, "max_kl": 10.0},
+        {"quantization": "int4", "approximate": 0.5, "max_kl": 10.0},
+    ],
+    ids=str,
+)
+def test_what_is_served_from_disk_is_what_was_verified(
+    make: Make, facts: list[MemCube], form: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, really, verified = make(), encoding.verify, list[KVCache]()
+
+    def verify(model: Any, ids: Any, cache: KVCache, *others: Any, **options: Any) -> Any:
+        verified.append(cache)
+        return really(model, ids, cache, *others, **options)
+
+    monkeypatch.setattr(encoding, "verify", verify)
+    for count in range(1, len(facts) + 1):
+        cache = model.encode(facts[:count], order="given", **form)
+        fetched = make().prefetch(cache)
+        assert fetched is not None
+        served = fetched.result().cache
+        assert served is not None
+        for layer, other in zip(served.layers, verified[-1].layers, strict=True):
+            assert all(torch.equal(one, two) for one, two in zip(layer, other, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,19 @@ def test_the_format_of_four_bits_is_a_promise():
     assert packed["values.0"].tolist() == [[[[0 + 16 * 15, 1], [15, 8], [0 + 16 * 5, 15]]]]
 
 
+@pytest.mark.parametrize("how", Quantization)
+def test_a_run_is_packed_alike_wherever_a_file_begins(how):
+    cache, runs = noise(tokens=83), [5, 40, 38]
+    whole = unpack(pack(cache, how, runs), how, cache.dtype, runs)
+    parts = [(0, 5, [5]), (5, 83, [40, 38])]
+    apart = [
+        unpack(pack(cache.part(start, stop), how, of), how, cache.dtype, of)
+        for start, stop, of in parts
+    ]
+    for layer, other in zip(whole.layers, KVCache.joined(apart).layers, strict=True):
+        assert all(torch.equal(one, two) for one, two in zip(layer, other, strict=True))
+
+
 def test_what_is_missing_is_an_error():
     cache = noise()
     for how in Quantization:
