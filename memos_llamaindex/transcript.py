@@ -14,11 +14,12 @@ from pydantic_core import PydanticSerializationError
 
 from memos_core import InvalidInput, Message
 from memos_llamaindex.recall import without_recall
+from memos_llamaindex.said import said_key
 
 _WHOLE = "llamaindex"  # of a message: the chat message, where role and text do not say it all
 _ORDER = "llamaindex_history"  # of a pointer: the ids that were the history at that point
 _AFTER = "llamaindex_after"  # of a pointer: the id of the last message that it knew of
-_POINTER = "history"  # the role of a pointer, which no reader makes memories of
+NO_TURN = "history"  # the role of what tells of the history, which no reader makes memories of
 _SPOKEN = {MessageRole.CHATBOT: "assistant", MessageRole.MODEL: "assistant"}
 _ROLES = frozenset(role.value for role in MessageRole)
 # What agents keep beside what they say: a ReAct agent its thoughts and observations before the
@@ -63,16 +64,25 @@ def history_of(logged: Sequence[Message]) -> list[Message]:
     remembered twice, and one of them would survive ``forget``. What was put while a pointer was
     made comes after what it names.
     """
-    said = {one.id: one for one in logged if one.role != _POINTER}
-    pointers = [at for at, one in enumerate(logged) if one.role == _POINTER and not one.retired]
+    said = {one.id: one for one in logged if one.role != NO_TURN}
+    pointers = [at for at, one in enumerate(logged) if is_pointer(one) and not one.retired]
     if not pointers:
         return [one for one in said.values() if not one.retired]
-    pointer = logged[pointers[-1]]
-    order = cast("list[str]", pointer.extra[_ORDER])
+    order, last = order_of(logged[pointers[-1]])
     places = {one.id: at for at, one in enumerate(logged)}
-    after = places.get(cast("str", pointer.extra[_AFTER]), pointers[-1])
+    after = places.get(last, pointers[-1])
     later = [one.id for one in logged[after + 1 :] if one.id in said and not one.retired]
     return [said[id] for id in dict.fromkeys([*order, *later]) if id in said]
+
+
+def is_pointer(message: Message) -> bool:
+    """Tell whether a message names the history as it was at that point."""
+    return message.role == NO_TURN and _ORDER in message.extra
+
+
+def order_of(pointer: Message) -> tuple[list[str], str]:
+    """Return the ids that a pointer names, and that of the last message that it knew of."""
+    return cast("list[str]", pointer.extra[_ORDER]), cast("str", pointer.extra[_AFTER])
 
 
 def turns_to_become(
@@ -83,8 +93,18 @@ def turns_to_become(
     Messages that are in the log already are not said again.
     """
     history = history_of(logged)
+    new, order = turns_anew(messages, logged, history)
+    if order == [*(message.id for message in history), *(turn["id"] for turn in new)]:
+        return new
+    return [*new, pointer_to(order, logged)]
+
+
+def turns_anew(
+    messages: Sequence[ChatMessage], logged: Sequence[Message], history: Sequence[Message]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what is said for the first time in a session, and the ids of all of ``messages``."""
     known = {message.id for message in history}
-    others = [one for one in logged if one.id not in known and one.role != _POINTER]
+    others = [one for one in logged if one.id not in known and one.role != NO_TURN]
     unused = [*history, *others]
     order: list[str] = []
     new: list[dict[str, Any]] = []
@@ -95,20 +115,21 @@ def turns_to_become(
             order.append(turn["id"])
         else:
             order.append(unused.pop(same).id)
-    if order == [*(message.id for message in history), *(turn["id"] for turn in new)]:
-        return new
-    return [*new, _pointer(order, after=logged[-1].id if logged else "")]
+    return new, order
 
 
-def _pointer(order: Sequence[str], *, after: str) -> dict[str, Any]:
-    return {"id": str(uuid4()), "role": _POINTER, "content": "", _ORDER: order, _AFTER: after}
+def pointer_to(order: Sequence[str], logged: Sequence[Message]) -> dict[str, Any]:
+    """Return a turn that makes messages the history, in an order; what comes later follows."""
+    after = logged[-1].id if logged else ""
+    return {"id": str(uuid4()), "role": NO_TURN, "content": "", _ORDER: order, _AFTER: after}
 
 
 def _turn(message: ChatMessage, now: datetime) -> dict[str, Any]:
     role, said = _spoken(message)
     name = message.additional_kwargs.get("name")
     turn: dict[str, Any] = {
-        "id": str(uuid4()),  # what is said twice was said twice
+        # What is said twice was said twice.
+        "id": f"{said_key({'role': role, 'content': said})}.{uuid4().hex}",
         "role": role,
         "content": said,
         "name": name if isinstance(name, str) else None,
