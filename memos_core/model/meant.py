@@ -12,7 +12,7 @@ from memos_core.checks import checked_many
 from memos_core.cube import MemCube
 from memos_core.errors import InvalidInput
 from memos_core.model.form import Form
-from memos_core.model.memory import Memory
+from memos_core.model.memory import Memory, tenant_of
 from memos_core.model.prefix import Prefix
 
 Memories: TypeAlias = Memory | MemCube | UUID | str | Iterable[MemCube | UUID | str]
@@ -33,6 +33,13 @@ class Meant:
             self.view, self.ids = own, _ids(memory)
         self._remembered: dict[tuple[UUID, ...], list[Remembered]] = {}
         self._caches: dict[tuple[str, str, bool], list[Remembered]] = {}
+
+    @property
+    def name(self) -> tuple[object, ...]:
+        """What tells it from other memories, whatever they are by now."""
+        user = self.view.caller.user if self.view.caller else None
+        ids = None if self.ids is None else tuple(self.ids)
+        return tenant_of(self.view), self.view.namespace, user, ids
 
     def remembered(self, ids: Sequence[UUID]) -> list[Remembered]:
         """Return memories as they stand.

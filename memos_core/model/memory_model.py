@@ -97,6 +97,7 @@ class MemoryModel:
         self._watch = Watch(self._residency)
         self._closed = False
         self._streams = WeakSet[Stream]()
+        self._pinned: dict[tuple[object, ...], set[Prefix]] = {}  # by what was named
         self._lock = threading.Lock()
         self._reader = PromptReader(
             model=model,
@@ -342,21 +343,32 @@ class MemoryModel:
         Raises:
             InvalidInput: it has none.
         """
-        prefix = self._prefix_of(memory, opening_of(system, tools))
+        opening = opening_of(system, tools)
+        prefix = self._prefix_of(memory, opening)
         if prefix is None:
             raise InvalidInput("there is no KV cache of this memory: encode it first")
         self._residency.pin(prefix)
+        with self._lock:
+            self._pinned.setdefault(self._named(memory, opening), set()).add(prefix)
 
     def unpin(
         self, memory: Memories, *, system: str | None = None, tools: Sequence[Tool] | None = None
     ) -> None:
-        """Let it go when its place is needed."""
-        if prefix := self._prefix_of(memory, opening_of(system, tools)):
+        """Let it go when its place is needed, with all that a view stood for when it was pinned."""
+        opening = opening_of(system, tools)
+        with self._lock:
+            pinned = self._pinned.pop(self._named(memory, opening), set[Prefix]())
+        for prefix in pinned:
+            self._residency.unpin(prefix)
+        if prefix := self._prefix_of(memory, opening):
             self._residency.unpin(prefix)
 
     def stats(self) -> ResidencyStats:
         """Return what lies on each level, and how often a prefix was found there."""
         return self._residency.stats()
+
+    def _named(self, memory: Memories, opening: Opening) -> tuple[object, ...]:
+        return *self._reader.meant(memory).name, opening.system, repr(opening.tools)
 
     def _prefix_of(self, memory: Memories, opening: Opening) -> Prefix | None:
         """Return the prompt beginning that a memory stands for, None where nothing is cached."""

@@ -48,7 +48,8 @@ def pack(
     ``int4`` is asymmetric, as KIVI (arXiv 2402.02750, section 3): keys share a scale per channel,
     of 32 tokens that follow each other in a run, for some channels of keys are large in all tokens;
     values per token, of 32 channels. ``keys.0`` has two codes a byte (uint8), the even channel in
-    its low four bits; a number is its code times ``keys.0.scales`` plus ``keys.0.least`` (both float16).
+    its low four bits; a number is its code times ``keys.0.scales`` plus ``keys.0.least`` (both
+    float16).
     ``widths`` (int32, 2 for each layer) says how many channels keys and values have: an odd last
     one shares its byte with nothing.
     """

@@ -17,7 +17,7 @@ from memos_core.errors import (
     InvalidInput,
     VersionConflict,
 )
-from memos_core.model import MemoryModel, encoding
+from memos_core.model import Budgets, MemoryModel, encoding
 from memos_core.model.kv_cache import KVCache
 from memos_core.model.reading import PromptReader
 from tests.model.conftest import FACTS
@@ -123,6 +123,27 @@ def test_in_a_pipeline_nothing_is_encoded(make: Make, memos: MemOS, ann: View) -
         with pytest.raises(InvalidInput, match="encode after it"):
             model.encode(view.add(FACTS))
     assert nothing_is_kept(model, ann)
+
+
+def test_a_view_lets_go_of_what_it_stood_for_when_it_was_pinned(
+    make: Make, ann: View, facts: list[MemCube]
+) -> None:
+    model = make(budgets=Budgets(memory=0, disk=1))
+    model.encode(facts[:1])
+    model.pin(ann)
+    model.encode(facts, order="given")
+    model.pin(ann)
+    assert model.stats().memory.caches == 2
+    model.unpin(ann)
+    assert (model.stats().memory.caches, model.stats().disk.caches) == (0, 0)
+
+
+def test_what_was_pinned_is_let_go_by_another_name_for_it(make: Make, facts: list[MemCube]) -> None:
+    model = make(budgets=Budgets(memory=0))
+    cache = model.encode(facts, order="given")
+    model.pin(cache)
+    model.unpin(facts)
+    assert model.stats().memory.caches == 0
 
 
 @pytest.mark.parametrize(
