@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from memos_core.model.architecture import text_config
+from memos_core.model.architecture import takes_positions, text_config
 from memos_core.model.decoding import Decoding
 from memos_core.model.generation import FinishReason, Generation
 from memos_core.model.layout import Layout
@@ -63,7 +63,7 @@ class Answerer:
 
     @property
     def _sees_filling(self) -> bool:
-        """Whether what is masked counts: in windows and chunks as distance, in a state as text."""
+        """Whether what is masked counts: as distance, as a place in the text, or in a state."""
         config = text_config(self.model)
         types = cast("Sequence[str]", getattr(config, "layer_types", None) or ())
         limits = ("sliding_window", "attention_chunk_size", "window_size")
@@ -71,6 +71,7 @@ class Answerer:
             any(one != "full_attention" for one in types)
             or any(getattr(config, name, None) is not None for name in limits)
             or getattr(self.model, "_is_stateful", False)
+            or not takes_positions(self.model)
         )
 
     def _answered(self, tasks: Sequence[Task], asked: Asked) -> list[Generation]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +19,14 @@ _GROWING = {"dynamic", "longrope"}  # their angles depend on how long the whole 
 def text_config(model: PreTrainedModel) -> PreTrainedConfig:
     """Return the configuration of a model's decoder."""
     return cast("Any", model.config).get_text_config(decoder=True)
+
+
+def takes_positions(model: PreTrainedModel) -> bool:
+    """Return whether a model is told where tokens stand, and does not count what is before them."""
+    inner = cast("Any", model)
+    if hasattr(inner, "get_base_model"):  # PEFT's wrapper passes on what it does not name
+        inner = inner.get_base_model()
+    return "position_ids" in inspect.signature(inner.forward).parameters
 
 
 def check_keeps_keys(model: PreTrainedModel) -> None:
