@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from stat import S_ISREG
 
@@ -254,9 +255,16 @@ def _read_all(paths: Iterable[Path]) -> Iterator[tuple[Path, RunFile | None]]:
 
 
 def _read(path: Path) -> RunFile | None:
+    stat = path.lstat()
+    if not S_ISREG(stat.st_mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return _read_as(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=10_000)
+def _read_as(path: Path, *_: int) -> RunFile | None:
+    """Read a file, once as long as it is the same: every file is looked at when one may go."""
     with open(path, "rb", opener=_unfollowed) as file:
-        if not S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "Not a regular file", str(path))
         length = int.from_bytes(file.read(8), "little")
         header = file.read(min(length, _HEADER_BYTES))
     try:

@@ -113,7 +113,7 @@ def test_a_folder_in_the_place_of_a_file_is_passed_over(
         assert files.find(KEYS[0]) is None
         assert list(files.all()) == [other]
         shrink(files.folder.parent, 0, keep=set())
-    assert "directory" in caplog.text
+    assert "Not a regular file" in caplog.text
     assert path.exists()
     assert not other.exists()
     with pytest.raises(CacheNotWritten):
@@ -168,6 +168,26 @@ def test_what_cannot_be_read_now_stays(
     assert "Too many open files" in caplog.text
     unreadable.undo()
     assert [file.path for file, _ in files.along(KEYS)] == [path]
+
+
+def test_what_a_file_holds_is_read_once(
+    files: TensorFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(files, *KEYS)
+    there = files.all()
+    opened, really = list[Path](), os.open
+
+    def noted(path: Any, *args: Any, **options: Any) -> Any:
+        opened.append(Path(path))
+        return really(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", noted)
+    assert files.all() == there
+    assert files.along(KEYS) == [(there[path], 3)]
+    assert opened == []
+    old(path)
+    assert files.all() == there
+    assert opened == [path]
 
 
 def test_a_folder_that_may_not_be_read_is_passed_over(

@@ -56,8 +56,9 @@ class Generation:
 class Stream(Iterator[str]):
     """The pieces of an answer's text as they come, none of them a part of a stop string.
 
-    ``result`` is the whole answer, once all pieces were taken. Leaving a ``with`` block, and
-    ``close``, stop the model after its next token; so does letting go of a stream.
+    ``result`` is the whole answer, once all pieces were taken; of a stream that was closed it is
+    what was said before that, "interrupted". Leaving a ``with`` block, and ``close``, stop the
+    model after its next token; so does letting go of a stream.
     """
 
     def __init__(self, work: Callable[[TextPieces, threading.Event], Generation]) -> None:
