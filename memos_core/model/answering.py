@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from memos_core.model.architecture import takes_positions, text_config
+from memos_core.model.architecture import stable_length, takes_positions, text_config
 from memos_core.model.decoding import Decoding
 from memos_core.model.generation import FinishReason, Generation
 from memos_core.model.layout import Layout
@@ -51,14 +51,16 @@ class Answerer:
         """Return the places of tasks that can be one batch: of one cache, and one length.
 
         Rows are filled up between memory and messages. Where that could be seen, only rows of one
-        length go together.
+        length go together; and where the longest turns the keys of all.
         """
         even = decoding.reads_prompt or self._sees_filling
+        stable = stable_length(text_config(self.model))
         groups: dict[object, list[int]] = {}
         for place, task in enumerate(tasks):
             keys = task.prefix.keys[: task.found.runs]
-            length = len(task.prompt.ids) if even else 0
-            groups.setdefault((keys, length), []).append(place)
+            length = len(task.prompt.ids)
+            turns = stable is not None and length + decoding.max_new_tokens > stable
+            groups.setdefault((keys, length if even or turns else 0), []).append(place)
         return list(groups.values())
 
     @property

@@ -77,3 +77,15 @@ def test_and_after_a_cache(make: Any, facts: list[MemCube], of_kind: Any) -> Non
     rows = model.generate_batch([ASKED, LONGER, SHORT], **given)
     assert of(rows) == of(alone)
     assert rows[0].cached_tokens > 0
+
+
+@pytest.mark.parametrize("stable", [40, 60, 100])
+def test_models_whose_keys_turn_with_the_longest_row(make: Any, stable: int) -> None:
+    parts: dict[str, Any] = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+    longrope = {"rope_type": "longrope", "rope_theta": 10_000.0, **parts}
+    shape = {"rope_parameters": longrope, "original_max_position_embeddings": stable}
+    model = make("phi3", shape=shape)
+    twice = [{"role": "user", "content": LONGER[0]["content"] * 2}]
+    asked = (ASKED, LONGER, SHORT, twice, ASKED)
+    alone = [model.generate(one, max_new_tokens=NEW) for one in asked]
+    assert of(model.generate_batch(asked, max_new_tokens=NEW)) == of(alone)
