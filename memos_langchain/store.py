@@ -29,6 +29,7 @@ from memos_langchain.embeddings import LangChainEmbedder, embedder_of
 from memos_langchain.indexed import checked_fields
 from memos_langchain.ops import as_item_op, as_result, conditions
 from memos_langchain.sweeper import Sweeper
+from memos_langchain.views import checked_view
 
 _MINUTE = 60  # seconds
 _SWEEP_MINUTES = 5.0  # between two sweeps, as PostgresStore
@@ -67,12 +68,7 @@ class MemOSStore(BaseStore):
         index: IndexConfig | Mapping[str, Any] | None = None,
         ttl: TTLConfig | None = None,
     ) -> None:
-        if not isinstance(cast("object", memos), View):
-            raise InvalidInput(
-                f"memos is a MemOS or a view of one, not {type(memos).__name__}: of an AsyncMemOS "
-                "or an AsyncView, pass .blocking"
-            )
-        self.memos = memos
+        self.memos = checked_view(memos)
         self.index_config = None if index is None else dict(index)
         self.ttl_config = ttl
         self._fields = checked_fields((index or {}).get("fields"))

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from memos_core import AsyncView, GetItem, InvalidInput, Item, PutItem, SearchItems, View
 from memos_langchain.embeddings import LangChainEmbedder
+from memos_langchain.views import checked_view
 
 _PAGE = 1_000  # documents that are deleted at once where all are
 
@@ -32,12 +33,7 @@ class MemOSVectorStore(VectorStore):
     """
 
     def __init__(self, memos: View) -> None:
-        if not isinstance(cast("object", memos), View):
-            raise InvalidInput(
-                f"memos is a MemOS or a view of one, not {type(memos).__name__}: of an AsyncMemOS "
-                "or an AsyncView, pass .blocking"
-            )
-        self.memos = memos
+        self.memos = checked_view(memos)
 
     @property
     @override

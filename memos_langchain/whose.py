@@ -9,6 +9,7 @@ from typing import Self, cast
 
 from memos_core import Caller, InvalidInput, MemOS, Namespace, View
 from memos_langchain.store import MemOSStore
+from memos_langchain.views import checked_view
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,11 +30,8 @@ class Whose:
         Raises:
             InvalidInput: no view, or no templates.
         """
-        if not isinstance(cast("object", memos), View | None):
-            raise InvalidInput(
-                f"memos is a MemOS or a view of one, not {type(memos).__name__}: of an AsyncMemOS "
-                "or an AsyncView, pass .blocking"
-            )
+        if memos is not None:
+            checked_view(memos)
         if namespace is not None:
             _check_namespace(namespace, memos)
         if user is not None:
