@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from memos_core.errors import ModelUnsupported
@@ -36,7 +37,7 @@ def check_keeps_keys(model: PreTrainedModel) -> None:
     be shared in part nor continued exactly.
 
     Raises:
-        ModelUnsupported: it is such a model, or it has an encoder.
+        ModelUnsupported: it is such a model, it has an encoder, or its cache is of no use.
     """
     config, name = text_config(model), type(model).__name__
     if model.config.is_encoder_decoder:
@@ -45,6 +46,12 @@ def check_keeps_keys(model: PreTrainedModel) -> None:
         raise ModelUnsupported(_why(name, "its state is not kept in transformers' DynamicCache"))
     if len({parameter.device for parameter in model.parameters()}) > 1:
         raise ModelUnsupported(_why(name, "its layers lie on several devices"))
+    if config.model_type == "mpt":  # its ``generate`` of transformers, given a cache
+        raise ModelUnsupported(_why(name, "it says something else once it is given a cache"))
+    if any(of.is_prompt_learning for of in getattr(model, "peft_config", {}).values()):
+        raise ModelUnsupported(_why(name, "its adapter is a prompt, which stands before all text"))
+    if getattr(config, "num_kv_shared_layers", 0):
+        raise ModelUnsupported(_why(name, "it has layers that share the keys of others"))
     # By their exact class: hybrids are subclasses that keep a recurrent state beside.
     others = sorted(
         {
@@ -57,6 +64,8 @@ def check_keeps_keys(model: PreTrainedModel) -> None:
     )
     if others or getattr(model, "_is_stateful", False):
         raise ModelUnsupported(_why(name, f"it has layers of {', '.join(others) or 'a state'}"))
+    if not _cached_layers(model):
+        raise ModelUnsupported(_why(name, "it leaves nothing in transformers' DynamicCache"))
 
 
 def context_window(config: PreTrainedConfig) -> int | None:
@@ -81,6 +90,14 @@ def stable_length(config: PreTrainedConfig) -> int | None:
         if parameters.get("rope_type") in _GROWING
     ]
     return min((int(limit) for limit in limits if limit), default=None)
+
+
+@torch.inference_mode()
+def _cached_layers(model: PreTrainedModel) -> int:
+    """Return how many layers keep keys and values, once a token was read."""
+    cache, token = DynamicCache(), torch.zeros((1, 1), dtype=torch.long, device=model.device)
+    model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return len(cache.layers)
 
 
 def _rope(config: PreTrainedConfig) -> Iterable[Mapping[str, Any]]:
