@@ -295,8 +295,8 @@ class Bench:
             f"generate of {NEW} without database": without_ms,
             "lineage query": many(lambda: view.remembered([kept.cube.id])),
             "all before the model": many(
-                lambda: ours._reader.task(  # noqa: SLF001 nothing else ends there
-                    self._messages, kept.cube.id, recall=0, new=NEW
+                lambda: ours._reader.tasks(  # noqa: SLF001 nothing else ends there
+                    [self._messages], kept.cube.id, recall=0, new=NEW
                 )
             ),
         }
