@@ -96,7 +96,8 @@ def stable_length(config: PreTrainedConfig) -> int | None:
 def _cached_layers(model: PreTrainedModel) -> int:
     """Return how many layers keep keys and values, once a token was read."""
     cache, token = DynamicCache(), torch.zeros((1, 1), dtype=torch.long, device=model.device)
-    model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    place = {"position_ids": torch.zeros_like(token)} if takes_positions(model) else {}
+    model(input_ids=token, **place, past_key_values=cache, use_cache=True, logits_to_keep=1)
     return len(cache.layers)
 
 

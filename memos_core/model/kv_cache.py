@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from memos_core.model.architecture import takes_positions
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -136,14 +138,20 @@ def prefill(model: PreTrainedModel, ids: Sequence[int], past: KVCache | None = N
     """Return what ``ids`` leave after the tokens of ``past``: the keys and values of both."""
     cache = past.request() if past else DynamicCache()
     for start in range(0, len(ids), CHUNK):
-        step = torch.tensor([ids[start : start + CHUNK]], device=model.device)
-        model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        step(model, ids[start : start + CHUNK], cache, keep=1)
     return KVCache.taken(cache)
 
 
 @torch.inference_mode()
 def logits(model: PreTrainedModel, ids: Sequence[int], past: KVCache | None = None) -> torch.Tensor:
     """Return the logits after each of ``ids``, read after ``past``: (len(ids), vocabulary)."""
-    step = torch.tensor([list(ids)], device=model.device)
-    cache = past.request() if past else DynamicCache()
-    return model(input_ids=step, past_key_values=cache, use_cache=True).logits[0].float()
+    return step(model, ids, past.request() if past else DynamicCache(), keep=len(ids)).float()
+
+
+def step(model: PreTrainedModel, ids: Sequence[int], cache: Cache, *, keep: int) -> torch.Tensor:
+    """Read ``ids`` after what a cache holds, into it, and return the logits after the last."""
+    device, start = model.device, int(cache.get_seq_length())
+    given: dict[str, Any] = {"input_ids": torch.tensor([list(ids)], device=device)}
+    if takes_positions(model):  # as ``generate`` counts them: some models do otherwise themselves
+        given["position_ids"] = torch.arange(start, start + len(ids), device=device)[None]
+    return model(**given, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits[0]

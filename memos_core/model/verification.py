@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicCache
 
 from memos_core.errors import CacheMismatch, ContextTooLong, InvalidInput
 from memos_core.model.architecture import context_window, stable_length, text_config
-from memos_core.model.kv_cache import CHUNK, KVCache, logits, prefill
+from memos_core.model.kv_cache import CHUNK, KVCache, logits, prefill, step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -185,14 +185,7 @@ def _full(model: PreTrainedModel, ids: Sequence[int], keep: int) -> torch.Tensor
     starts = [0, *range(first, len(ids), CHUNK)]
     kept = torch.empty(0)
     for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
-        step = torch.tensor([ids[start:stop]], device=model.device)
-        more = stop < len(ids)
-        kept = model(
-            input_ids=step,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1 if more else keep,
-        ).logits[0]
+        kept = step(model, ids[start:stop], cache, keep=1 if stop < len(ids) else keep)
     return kept
 
 
