@@ -27,38 +27,51 @@ class _Job:
 class Background:
     """Jobs that wait or run; those of one namespace run one after the other.
 
-    Closing the MemOS waits for them, and so does the end of the process.
+    They begin with ``begin``, or once somebody waits for them, so that a run's own work comes
+    first. Closing the MemOS waits for those that began, and so does the end of the process.
     """
 
     def __init__(self) -> None:
         self._jobs: OrderedDict[Namespace, deque[_Job]] = OrderedDict()
+        self._waiting: list[View] = []  # of the jobs that no worker was asked for
         self._busy: set[Namespace] = set()
         self._workers = 0
         self._failed: Exception | None = None
         self._lock = threading.Lock()
 
     def submit(self, view: View, keys: Collection[object], work: Callable[[], object]) -> None:
-        """Have some messages of a memory worked on, after those before them.
+        """Have some messages of a memory worked on, after those before them."""
+        job = _Job(keys=frozenset(keys), work=work)
+        job.done.set_running_or_notify_cancel()  # so that nobody who waits can cancel it
+        with self._lock:
+            self._jobs.setdefault(view.namespace, deque()).append(job)
+            self._waiting.append(view)
+
+    def begin(self) -> None:
+        """Begin with what was submitted.
 
         Raises:
             Closed: the MemOS is.
         """
-        threads, job = view.threads, _Job(keys=frozenset(keys), work=work)
-        job.done.set_running_or_notify_cancel()  # so that nobody who waits can cancel it
         with self._lock:
-            self._jobs.setdefault(view.namespace, deque()).append(job)
-            # A language model may take its time: half of the threads are left to verbs.
-            if self._workers < max(1, view.engine.settings.pool_size // 2):
-                threads.submit(self._work)
-                self._workers += 1
+            while self._waiting:
+                view = self._waiting[-1]
+                # A language model may take its time: half of the threads are left to verbs.
+                if self._workers < max(1, view.engine.settings.pool_size // 2):
+                    view.threads.submit(self._work)
+                    self._workers += 1
+                self._waiting.pop()
 
     def pending(
         self, namespace: Namespace | None = None, *, but: Collection[object] = ()
     ) -> list[Future[None]]:
         """Return what waits or runs, of a memory; but not for messages among ``but``."""
         with self._lock:
-            found = self._jobs.values() if namespace is None else [self._jobs.get(namespace, ())]
-            return [job.done for jobs in found for job in jobs if job.keys.isdisjoint(but)]
+            every = self._jobs.values() if namespace is None else [self._jobs.get(namespace, ())]
+            found = [job.done for jobs in every for job in jobs if job.keys.isdisjoint(but)]
+        if found:
+            self.begin()
+        return found
 
     def raise_failure(self) -> None:
         """Raise what a job failed with first since the last call."""

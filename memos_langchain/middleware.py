@@ -138,18 +138,22 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
     @override
     def after_model(self, state: State, runtime: Runtime[Any]) -> None:
         self._store(state, runtime)
+        self._background.begin()
 
     @override
     async def aafter_model(self, state: State, runtime: Runtime[Any]) -> None:
         await self._astore(state, runtime)
+        self._background.begin()
 
     @override
     def after_agent(self, state: State, runtime: Runtime[Any]) -> None:
         self._store(state, runtime)
+        self._background.begin()
 
     @override
     async def aafter_agent(self, state: State, runtime: Runtime[Any]) -> None:
         await self._astore(state, runtime)
+        self._background.begin()
 
     @override
     def wrap_model_call(
@@ -158,7 +162,11 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
         wait_for(self._unread(request))
-        return handler(self._with_memories(request))
+        try:
+            request = self._with_memories(request)
+        finally:
+            self._background.begin()  # while the model thinks
+        return handler(request)
 
     @override
     async def awrap_model_call(
@@ -168,7 +176,11 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
     ) -> ModelResponse[Any]:
         await await_for(self._unread(request))  # not on the threads that read
         threads = AsyncView(self._view(request.runtime))
-        return await handler(await threads.to_thread(self._with_memories, request))
+        try:
+            request = await threads.to_thread(self._with_memories, request)
+        finally:
+            self._background.begin()  # while the model thinks
+        return await handler(request)
 
     # --- remembering ------------------------------------------------------------------------------
 
