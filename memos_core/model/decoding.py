@@ -12,6 +12,7 @@ from transformers.generation import logits_process as processors
 from transformers.generation.configuration_utils import GenerationMode
 
 from memos_core.errors import InvalidInput
+from memos_core.model.architecture import text_config
 from memos_core.model.stopping import Ending
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _OURS = {
     "cache_config": "memory=",
     "use_cache": "memory=",
     "streamer": "stream()",
+    "synced_gpus": "this library: a model runs in one process",
     "stopping_criteria": "stop=",
     "stop_strings": "stop=",
     "tokenizer": "the model's",
@@ -80,7 +82,6 @@ _BESIDE = {  # what ``generate`` takes that is no setting
     "prefix_allowed_tokens_fn",
     "negative_prompt_ids",
     "negative_prompt_attention_mask",
-    "synced_gpus",
 }
 _MODES = {
     GenerationMode.GREEDY_SEARCH,
@@ -140,10 +141,12 @@ def decoding_of(
     said, own = _said(options), cast("Any", model.generation_config)
     beams = _checked_number(said.get("num_beams", own.num_beams or 1), "num_beams")
     stop_strings = said.get("stop_strings", own.stop_strings)
-    given = {**said, **_FIXED, "max_new_tokens": new, "pad_token_id": _pad(tokenizer)}
+    given = {**said, **_FIXED, "max_new_tokens": new, "pad_token_id": _pad(model, tokenizer)}
+    _check_least(said.get("min_new_tokens", own.min_new_tokens))
+    _check_called(said)
     config, changing = _prepared(model, given)
-    if config.max_time is not None and not isinstance(config.max_time, int | float):
-        raise InvalidInput(f"max_time must be a number of seconds, not {config.max_time!r}")
+    _check_numbers(config)
+    _check_tokens(changing, text_config(model).vocab_size)
     if (mode := config.get_generation_mode()) not in _MODES:
         raise InvalidInput(f"{mode.value} is not offered: answers are greedy, sampled, or of beams")
     return Decoding(
@@ -183,7 +186,8 @@ def _said(options: Mapping[str, Any]) -> dict[str, Any]:
 def _prepared(model: PreTrainedModel, given: Mapping[str, Any]) -> tuple[Any, Sequence[object]]:
     """Return what transformers makes of options: all settings, and what changes logits.
 
-    It prepares an answer as for any prompt, and nothing is decoded.
+    It prepares an answer as for a prompt of one token, and nothing is decoded. What that prompt's
+    length is compared with is left out, as the warning would be of another length.
     """
     made: list[Any] = []
 
@@ -194,8 +198,10 @@ def _prepared(model: PreTrainedModel, given: Mapping[str, Any]) -> tuple[Any, Se
     ids = torch.zeros((1, 1), dtype=torch.long, device=model.device)
     mask = torch.ones_like(ids)
     try:
-        cast("Any", model).generate(ids, attention_mask=mask, custom_generate=decode, **given)
-    except (ValueError, TypeError, RuntimeError) as error:
+        cast("Any", model).generate(
+            ids, attention_mask=mask, custom_generate=decode, **{**given, "min_new_tokens": None}
+        )
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise InvalidInput(f"these options cannot be used: {error}") from error
     config, changing = made
     return config, changing
@@ -205,6 +211,43 @@ def _checked_number(number: object, what: str) -> int:
     if type(number) is not int or number < 1:
         raise InvalidInput(f"{what} must be a whole number from 1, not {number!r}")
     return number
+
+
+def _check_least(number: object) -> None:
+    if number is not None and (type(number) is not int or number < 0):
+        raise InvalidInput(f"min_new_tokens must be a whole number from 0, not {number!r}")
+
+
+def _check_called(said: Mapping[str, Any]) -> None:
+    """Refuse what ``generate`` would call after each token and cannot."""
+    called = said.get("logits_processor")
+    if called is not None and not (
+        isinstance(called, list | tuple) and all(map(callable, cast("Sequence[object]", called)))
+    ):
+        raise InvalidInput(f"logits_processor must be a list of processors, not {called!r}")
+    allowing = said.get("prefix_allowed_tokens_fn")
+    if allowing is not None and not callable(allowing):
+        raise InvalidInput(f"prefix_allowed_tokens_fn must be a function, not {allowing!r}")
+
+
+def _check_numbers(config: Any) -> None:
+    time: object = config.max_time
+    if time is not None and not (type(time) in (int, float) and cast("float", time) >= 0):
+        raise InvalidInput(f"max_time must be a number of seconds from 0, not {time!r}")
+    if config.prefill_chunk_size is not None:
+        _checked_number(config.prefill_chunk_size, "prefill_chunk_size")
+
+
+def _check_tokens(changing: Sequence[object], known: int) -> None:
+    """Refuse tokens that a model of ``known`` tokens does not have, where logits are changed."""
+    named: set[int] = set()
+    for one in changing:
+        if isinstance(one, processors.SequenceBiasLogitsProcessor):  # bad words are such too
+            named.update(token for tokens in cast("Any", one).sequence_bias for token in tokens)
+        if isinstance(one, processors.ForcedEOSTokenLogitsProcessor):
+            named.update(cast("list[int]", cast("Any", one).eos_token_id.tolist()))
+    if others := sorted(token for token in named if token >= known):
+        raise InvalidInput(f"the model has {known} tokens, and these are none: {others}")
 
 
 def _checked_ends(eos: object) -> frozenset[int]:
@@ -225,8 +268,10 @@ def _checked_stops(stop: object) -> tuple[str, ...]:
     return cast("tuple[str, ...]", stops)
 
 
-def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
+def _pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return a token that the model knows to fill rows up with; which it is says nothing."""
+    known = text_config(model).vocab_size
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if isinstance(token, int):
+        if isinstance(token, int) and token < known:
             return token
     return 0

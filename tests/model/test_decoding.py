@@ -125,6 +125,20 @@ BAD: dict[str, dict[str, Any]] = {
     "max_time": {"max_time": "1"},
     "eos_token_id": {"eos_token_id": 2.5},
     "list of tokens, not tensor": {"eos_token_id": torch.tensor([5])},
+    "seconds from 0, not -1": {"max_time": -1},
+    "seconds from 0, not nan": {"max_time": float("nan")},
+    "seconds from 0, not 'x'": {"max_time": "x"},
+    "min_new_tokens must": {"min_new_tokens": -1},
+    "prefill_chunk_size must be a whole number from 1, not 0": {"prefill_chunk_size": 0},
+    "prefill_chunk_size must .* not 2.5": {"prefill_chunk_size": 2.5},
+    "logits_processor must .*5": {"logits_processor": [5]},
+    "logits_processor must .* not 6": {"logits_processor": 6},
+    "prefix_allowed_tokens_fn must be a function": {"prefix_allowed_tokens_fn": 5},
+    "cannot be used: 'int'": {"watermarking_config": 5},
+    "synced_gpus is not passed": {"synced_gpus": True},
+    "these are none: .999": {"bad_words_ids": [[5, 999]]},
+    "has 512 tokens, .*998": {"sequence_bias": [[[998], 1.0]]},
+    "has 512 tokens, .*997": {"forced_eos_token_id": 997},
 }
 
 
@@ -135,6 +149,32 @@ def test_what_generate_cannot_do_is_bad_input(make: Any, why: str) -> None:
         model.generate(ASKED, **{"max_new_tokens": 2, **BAD[why]})
     with pytest.raises(InvalidInput):
         model.stream(ASKED, **{"max_new_tokens": 2, **BAD[why]})
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_length_is_not_compared_with_a_prompt_that_nobody_asked() -> None:
+    options = {"min_new_tokens": 30}
+    model = model_of("llama")
+    found = decoding_of(model, tokenizer_with(), options, stop=(), max_new_tokens=4)
+    assert found.given["min_new_tokens"] == 30
+    model.generation_config.min_new_tokens = 30
+    decoding_of(model, tokenizer_with(), {}, stop=(), max_new_tokens=4)
+
+
+def test_rows_are_filled_up_with_a_token_that_the_model_knows(make: Any) -> None:
+    tokenizer = tokenizer_with()
+    tokenizer.add_special_tokens({"pad_token": "<padding>"})
+    model = make(tokenizer=tokenizer, shape={"vocab_size": tokenizer.pad_token_id})
+    alone = [model.generate(one, max_new_tokens=NEW) for one in (ASKED, SHORT)]
+    assert of(model.generate_batch([ASKED, SHORT], max_new_tokens=NEW)) == of(alone)
+
+
+def test_several_tokens_end_an_answer(make: Any) -> None:
+    model = make()
+    whole = model.generate(ASKED, max_new_tokens=NEW).token_ids
+    found = model.generate(ASKED, max_new_tokens=NEW, eos_token_id=(2, whole[4]))
+    assert found.token_ids == whole[: whole.index(whole[4])]
+    assert found.finish_reason == "stop"
 
 
 # ------------------------------------------------------------------ rows of a batch
