@@ -157,7 +157,7 @@ def test_each_response_holds_the_answer_so_far(make: Make):
     contents = [one.message.content or "" for one in make("One two three.").stream_chat(ASKED)]
     assert len(contents) > 2
     assert all(after.startswith(before) for before, after in itertools.pairwise(contents))
-    assert contents[0] != contents[-1]
+    assert contents[0] != contents[-1] == "One two three."
 
 
 async def test_a_completion_asks_as_a_user(make: Make):
