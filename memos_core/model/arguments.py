@@ -8,13 +8,17 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from torch import nn
+from transformers.utils.chat_template_utils import (
+    DocstringParsingException,
+    TypeHintParsingException,
+)
 
 from memos_core.cube import Kind
 from memos_core.errors import InvalidInput
 from memos_core.model.choosing import Opening
 from memos_core.model.form import Form
 from memos_core.model.quantization import Quantization
-from memos_core.model.turns import Tool, checked_messages
+from memos_core.model.turns import Tool, checked_messages, schemas_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,7 +44,7 @@ def checked_kinds(kinds: Iterable[Kind | str]) -> frozenset[Kind]:
     Raises:
         InvalidInput: text is not among them, or one that is not read.
     """
-    named = [kinds] if isinstance(kinds, str) else kinds
+    named = kinds if _is_list(kinds) else [cast("str", kinds)]
     found = frozenset(one_of(Kind, kind, "one of kinds") for kind in named)
     if Kind.PLAINTEXT not in found or Kind.PARAMETRIC in found:
         raise InvalidInput(
@@ -116,6 +120,10 @@ def check_tools(tools: object) -> None:
     given = cast("Sequence[object]", tools) if _is_list(tools) else [None]
     if not all(isinstance(tool, Mapping) or callable(tool) for tool in given):
         raise InvalidInput(f"tools are a list of JSON schemas and functions, not {tools!r}")
+    try:
+        schemas_of(cast("Sequence[Tool]", tools))
+    except (TypeError, ValueError, DocstringParsingException, TypeHintParsingException) as error:
+        raise InvalidInput(f"a tool cannot be described to the model: {error}") from error
 
 
 def check_at_rest(model: PreTrainedModel) -> None:

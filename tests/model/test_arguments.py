@@ -57,8 +57,29 @@ def test_a_system_text_may_have_parts_as_in_messages(make: Any, facts: list[MemC
     assert opening_of(parts, None) == opening_of("Answer briefly.", None)
 
 
-@pytest.mark.parametrize("kinds", [["foo"], [], ["activation"], ["plaintext", "parametric"]])
-def test_kinds_that_are_not_read(kinds: list[str]) -> None:
+def undescribed(place):
+    return place
+
+
+def untyped(place):
+    """Say the weather.
+
+    Args:
+        place: where
+    """
+    return place
+
+
+@pytest.mark.parametrize("tool", [{"name": {1, 2}}, lambda place: place, undescribed, untyped])
+def test_tools_that_have_no_schema(make: Any, tool: Any) -> None:
+    with pytest.raises(InvalidInput, match="cannot be described"):
+        make().generate(ASKED, tools=[tool])
+    with pytest.raises(InvalidInput, match="cannot be described"):
+        make().prefetch([], tools=[tool])
+
+
+@pytest.mark.parametrize("kinds", [["foo"], [], ["activation"], ["plaintext", "parametric"], 5, {}])
+def test_kinds_that_are_not_read(kinds: Any) -> None:
     with pytest.raises(InvalidInput, match="kinds"):
         MemoryModel(model_of("llama"), tokenizer_with(), kinds=kinds)
 
