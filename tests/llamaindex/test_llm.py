@@ -413,8 +413,9 @@ def test_budgets_are_made_from_the_model(make: Make):
     assert metadata.model_name == "llama"
 
 
-def test_a_chat_engine_speaks(make: Make):
-    engine = SimpleChatEngine.from_defaults(llm=make(asked_in))
+def test_a_chat_engine_speaks(make: Make, ann: View):
+    memory = MemOSMemory.from_defaults(memos=ann)  # the default one leaves connections open
+    engine = SimpleChatEngine.from_defaults(llm=make(asked_in), memory=memory)
     assert str(engine.chat("Hello.")) == "Hello."
     assert "".join(engine.stream_chat("Again.").response_gen) == "Again."
 
