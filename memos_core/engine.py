@@ -28,6 +28,7 @@ from memos_core.embedder import (
 )
 from memos_core.errors import Closed, InvalidInput
 from memos_core.indexing import Indexing
+from memos_core.lately import Lately
 from memos_core.model.default import default_embedder
 from memos_core.namespace import Namespace
 from memos_core.rules import Ruled
@@ -49,6 +50,7 @@ _log = logging.getLogger("memos_core")
 REEMBED_BATCH = 1024
 RULES_SECONDS = 60.0  # after which it is asked again what is allowed in a namespace
 SPEAKERS_SECONDS = 60.0  # after which it is asked again who speaks in a view
+SCATTERED_SECONDS = 60.0  # for which a namespace's items are not sought among the newest again
 SPEAKERS_STEPS = 1_000  # names that are looked at, once in each namespace of a view
 MAX_VIEWS = 10_000  # whose rules and speakers are remembered
 _PASSES = 5  # over what others wrote meanwhile, before they are made to wait
@@ -80,6 +82,7 @@ class Engine:
         self._changes = 0  # in who speaks
         self._rules: dict[Namespace, tuple[float, Ruled]] = {}
         self._speakers: dict[tuple[Namespace, str], tuple[float, frozenset[str]]] = {}
+        self.scattered = Lately(SCATTERED_SECONDS)  # namespaces of too few of the newest items
 
     @classmethod
     def open(

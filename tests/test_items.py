@@ -200,6 +200,10 @@ def test_old_items_are_found_behind_many_newer_ones(ann: View) -> None:
     )
     assert keys(search(ann, filter={"kind": "rare"})) == ["old"]
     assert keys(search(ann, "deep")) == ["old"]
+    assert keys(search(ann, "deep")) == ["old"]  # not sought among the newest again
+    put(ann, "new", {"kind": "rare"}, "deep")
+    assert keys(search(ann, "deep")) == ["new", "old"]
+    ann.batch_items([PutItem(namespace=("deep",), key="new", value=None)])
     assert len(search(ann, limit=500)) == 401
     pages = [search(ann, limit=40, offset=offset) for offset in range(0, 401, 40)]
     assert len({item.cube for page in pages for item in page}) == 401

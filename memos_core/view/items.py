@@ -243,18 +243,24 @@ class Items(Writing):
             ("value", *(key if isinstance(key, tuple) else (key,))): _compared(wanted)
             for key, wanted in (op.filter or {}).items()
         }
-        found = self.engine.run(
+        path = self._path(op.namespace)
+        newest = question is None and path not in self.engine.scattered
+        done = self.engine.run(
             item_reads.search(
-                self._scope_of(self._path(op.namespace)),
+                self._scope_of(path),
                 question,
                 model=self.engine.model,
                 filters=Filters(conditions=compiled(conditions), any_time=True),
                 limit=checked_count(op.limit, what="limit"),
                 offset=checked_count(op.offset, what="offset", most=_MOST_SKIPPED),
                 vectors=op.vectors,
+                newest=newest,
                 log=self.engine.settings.read_events,
             )
         )
+        if newest and not done.newest:
+            self.engine.scattered.add(path)
+        found = done.items
         fresh = self._refreshed([one.cube for one in found]) if op.refresh else {}
         return [
             replace(

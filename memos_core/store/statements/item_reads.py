@@ -127,6 +127,14 @@ class FoundItem:
     vector: Vectors | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundItems:
+    """What was found, and whether it was among the tenant's ``newest`` items."""
+
+    items: list[FoundItem]
+    newest: bool
+
+
 def search(
     scope: Scope,
     vector: Vectors | None,
@@ -136,24 +144,30 @@ def search(
     limit: int,
     offset: int,
     vectors: bool,
+    newest: bool,
     log: bool,
-) -> Statement[list[FoundItem]]:
-    """Find items: the nearest to a vector of shape (1, width) first, or those put last."""
+) -> Statement[FoundItems]:
+    """Find items: the nearest to a vector of shape (1, width) first, or those put last.
+
+    With ``newest`` the tenant's newest are looked at before all of the namespace is.
+    """
     parameters = scope.reading(limit=limit, offset=offset, **filters.parameters())
     if vector is not None:
         parameters["embedding"] = HalfVector(vector[0])
         parameters["model"] = Model(name=model, width=vector.shape[1]).as_json()
     passing = _passing(scope, filters)
     return Statement(
-        sql=(_newest(passing) if vector is None else _nearest(passing))
+        sql=(_latest(passing, newest=newest) if vector is None else _nearest(passing))
         + _FETCHED
         + COLUMNS
         + (", embedding" if vectors else "")
         + _BEST
         + (_SEARCHED if log else "")
-        + " SELECT * FROM found ORDER BY place",
+        + (" SELECT found.*, there" if vector is None and newest else " SELECT *")
+        + (" FROM enough LEFT JOIN found ON true" if vector is None and newest else " FROM found")
+        + " ORDER BY place",
         parameters=parameters,
-        read=lambda rows: list(map(_found, rows)),
+        read=_found,
     )
 
 
@@ -179,8 +193,12 @@ def _nearest(passing: LiteralString) -> LiteralString:
     )
 
 
-def _newest(passing: LiteralString) -> LiteralString:
-    """Return what finds those put last: among the tenant's newest, else among all of the view."""
+def _latest(passing: LiteralString, *, newest: bool) -> LiteralString:
+    """Return what finds those put last: among the tenant's newest, else among all."""
+    every = "SELECT id, recorded_at FROM memos.cube AS memory WHERE " + INSIDE + " AND " + passing
+    page = _PAGE.format("recorded_at DESC")
+    if not newest:
+        return "WITH " + _best(every + page)
     return (
         """
     WITH newest AS MATERIALIZED (
@@ -195,30 +213,41 @@ def _newest(passing: LiteralString) -> LiteralString:
         + " AND "
         + passing
         + """
-    ), enough AS (
+    ), enough AS MATERIALIZED (
         SELECT count(*) >= %(limit)s + %(offset)s AS there FROM newest
-    ), best AS MATERIALIZED (
-        SELECT
-            id, NULL::float8 AS distance,
-            row_number() OVER (ORDER BY recorded_at DESC, id) AS place
-        FROM (
-            (SELECT * FROM newest WHERE (SELECT there FROM enough)"""
-        + _PAGE.format("recorded_at DESC")
-        + """)
-            UNION ALL
-            (SELECT id, recorded_at FROM memos.cube AS memory
-            WHERE NOT (SELECT there FROM enough) AND """
-        + INSIDE
-        + " AND "
-        + passing
-        + _PAGE.format("recorded_at DESC")
-        + """)
-        ) AS found
-    )"""
+    ), """
+        + _best(
+            "(SELECT * FROM newest WHERE (SELECT there FROM enough)"
+            + page
+            + ") UNION ALL ("
+            + every
+            + " AND NOT (SELECT there FROM enough)"
+            + page
+            + ")"
+        )
     )
 
 
-def _found(row: Row) -> FoundItem:
+def _best(rows: LiteralString) -> LiteralString:
+    return (
+        """best AS MATERIALIZED (
+        SELECT
+            id, NULL::float8 AS distance,
+            row_number() OVER (ORDER BY recorded_at DESC, id) AS place
+        FROM ("""
+        + rows
+        + ") AS latest)"
+    )
+
+
+def _found(rows: Sequence[Row]) -> FoundItems:
+    return FoundItems(
+        items=[_item(row) for row in rows if row["place"] is not None],
+        newest=bool(rows) and bool(rows[0].get("there")),
+    )
+
+
+def _item(row: Row) -> FoundItem:
     vector = row.get("embedding")
     return FoundItem(
         cube=cube_from(row),
