@@ -24,7 +24,8 @@ class Quantization(StrEnum):
     """How the numbers of a KV cache are stored.
 
     Bytes are those of a head 64 wide; what was float32 becomes 3.9 times smaller in ``int8`` and
-    6.4 times in ``int4``, what was bfloat16 1.9 and 3.2 times.
+    at best 6.4 times in ``int4``, what was bfloat16 1.9 and 3.2 times. Each memory begins groups of
+    its own, so that in ``int4`` short ones take more.
     """
 
     NONE = "none"  # as they are
