@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 from uuid import UUID
 from weakref import WeakSet
 
@@ -87,6 +87,8 @@ class MemoryModel:
             check_keeps_keys(model)
         check_at_rest(model)
         self.model, self.tokenizer, self.memos = model, tokenizer, checked_view(memos)
+        if not isinstance(cast("object", layout), Layout | None):
+            raise InvalidInput(f"layout= is a Layout(tokenizer, …), not {layout!r}")
         self.layout = layout or Layout(tokenizer)
         self._fingerprinted = Fingerprinted(model, self.layout.fingerprint)
         self._residency = Residency(

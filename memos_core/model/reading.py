@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from memos_core.cached import Remembered
 from memos_core.cube import Kind, MemCube
-from memos_core.errors import CacheMismatch, CacheNotWritten, ContextTooLong
+from memos_core.errors import CacheMismatch, CacheNotWritten, ContextTooLong, InvalidInput
 from memos_core.hit import Hit
 from memos_core.model.architecture import context_window, stable_length, text_config
 from memos_core.model.blending import blend
@@ -102,6 +102,8 @@ class PromptReader:
         tools: Sequence[Tool] | None = None,
     ) -> list[Task]:
         """Return the prompts of conversations, to each of which ``new`` tokens will be added."""
+        if not isinstance(cast("object", conversations), Iterable):
+            raise InvalidInput(f"conversations are lists of messages, not {conversations!r}")
         said = [
             Conversation(turns=checked_messages(one), tools=tools, recall=recall, new=new)
             for one in conversations

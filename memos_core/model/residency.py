@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from memos_core.checks import checked_count
 from memos_core.errors import CacheCorrupt, CacheMismatch, CacheNotWritten, Closed, InvalidInput
 from memos_core.model import storage
 from memos_core.model.kv_cache import KVCache
@@ -44,8 +45,7 @@ class Budgets:
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if getattr(self, name) < 0:
-                raise InvalidInput(f"the budget for {name} must be 0 bytes or more")
+            checked_count(getattr(self, name), what=f"bytes for {name}", most=2**63)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -83,9 +83,8 @@ class Caching(Making):
         """
         wanted = checked_many(record.members)
         record = replace(record, members=tuple(wanted))
-        title = self._text(
-            name or f"KV cache of {len(wanted)} memories, {sum(record.tokens)} tokens", what="name"
-        )
+        known = f"KV cache of {len(wanted)} memories, {sum(record.tokens)} tokens"
+        title = self._text(known if name is None else name, what="name")
 
         def plan(parents: Sequence[MemCube]) -> Plan:
             changed = [one.id for one in parents if said and said.get(one.id) != one.text]

@@ -57,6 +57,21 @@ def test_a_system_text_may_have_parts_as_in_messages(make: Any, facts: list[MemC
     assert opening_of(parts, None) == opening_of("Answer briefly.", None)
 
 
+def test_a_layout_that_is_none() -> None:
+    with pytest.raises(InvalidInput, match="layout="):
+        MemoryModel(model_of("llama"), tokenizer_with(), layout="chatml")  # type: ignore[arg-type]
+
+
+def test_conversations_that_are_none(make: Any) -> None:
+    with pytest.raises(InvalidInput, match="conversations"):
+        make().generate_batch(None)
+
+
+def test_a_blank_name(make: Any, facts: list[MemCube]) -> None:
+    with pytest.raises(InvalidInput, match="name"):
+        make().encode(facts, name="")
+
+
 def undescribed(place):
     return place
 

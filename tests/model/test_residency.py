@@ -433,6 +433,7 @@ def test_nothing_is_held_once_it_is_closed(new: Any) -> None:
             verb(bundle)
 
 
-def test_budgets_are_not_negative() -> None:
+@pytest.mark.parametrize("wrong", [-1, 1.5, "1GB", True, None])
+def test_budgets_are_bytes(wrong: Any) -> None:
     with pytest.raises(InvalidInput, match="disk"):
-        Budgets(disk=-1)
+        Budgets(disk=wrong)
