@@ -50,7 +50,6 @@ _log = logging.getLogger("memos_core")
 REEMBED_BATCH = 1024
 RULES_SECONDS = 60.0  # after which it is asked again what is allowed in a namespace
 SPEAKERS_SECONDS = 60.0  # after which it is asked again who speaks in a view
-SCATTERED_SECONDS = 60.0  # for which a namespace's items are not sought among the newest again
 SPEAKERS_STEPS = 1_000  # names that are looked at, once in each namespace of a view
 MAX_VIEWS = 10_000  # whose rules and speakers are remembered
 _PASSES = 5  # over what others wrote meanwhile, before they are made to wait
@@ -79,10 +78,11 @@ class Engine:
         self._stored = store.run(embeddings.stored())
         self._embedder = embedder or default_embedder(self._stored and self._stored.name)
         self.model = name_of(self._embedder)
+        self._database: str | None = None
         self._changes = 0  # in who speaks
         self._rules: dict[Namespace, tuple[float, Ruled]] = {}
         self._speakers: dict[tuple[Namespace, str], tuple[float, frozenset[str]]] = {}
-        self.scattered = Lately(SCATTERED_SECONDS)  # namespaces of too few of the newest items
+        self.scattered = Lately(60.0)  # namespaces that have too few of the newest items
 
     @classmethod
     def open(
@@ -203,10 +203,12 @@ class Engine:
         with self.together() as (inside, transaction):
             yield inside, transaction
 
-    @functools.cached_property
+    @property
     def database(self) -> str:
         """What tells this database from all others."""
-        return self._store.run(caches.database())
+        if self._database is None:
+            self._database = self._store.run(caches.database())
+        return self._database
 
     def listen(self, channel: LiteralString) -> AbstractContextManager[News]:
         """Hear of what is told on a channel of the database, for as long as it takes.

@@ -202,3 +202,15 @@ class MigrationError(StoreError):
 
 class ServerStartError(StoreError):
     """The embedded server did not start."""
+
+
+# What a model that calls a tool can mend by asking otherwise; the rest is for the application.
+REFUSALS = (
+    CubeFrozen,
+    CubeNotFound,
+    IllegalTransition,
+    InvalidInput,
+    LimitExceeded,
+    NotPermitted,
+    VersionConflict,
+)

@@ -25,6 +25,7 @@ from langchain_core.messages.tool import (
 from langchain_core.outputs import ChatGenerationChunk
 
 from memos_core import model as models
+from memos_core.model.chat import facts_of
 
 if TYPE_CHECKING:
     from memos_core.model import AnswerReader, Generation, Said
@@ -53,7 +54,7 @@ def message_of(
         tool_calls=calls[:1] if one_call else calls,
         invalid_tool_calls=broken,
         usage_metadata=_usage(generation),
-        response_metadata=_metadata(generation, model),
+        response_metadata=_facts(generation, model),
     )
 
 
@@ -76,7 +77,7 @@ class Chunks:
         last = AIMessageChunk(
             content="",
             usage_metadata=_usage(generation),
-            response_metadata=_metadata(generation, self._model),
+            response_metadata=_facts(generation, self._model),
             chunk_position="last",
         )
         return [*self._chunks(self._reader.end()), last]
@@ -137,20 +138,5 @@ def _usage(generation: Generation) -> UsageMetadata:
     )
 
 
-def _metadata(generation: Generation, model: str) -> dict[str, Any]:
-    return {
-        "model_provider": "memos",
-        "model_name": model,
-        "finish_reason": generation.finish_reason,
-        "ttft_seconds": generation.ttft_seconds,
-        "memories": [
-            {
-                "id": str(read.cube),
-                "version": read.version,
-                "kind": str(read.kind),
-                "tokens": read.tokens,
-                "approximate": read.approximate,
-            }
-            for read in generation.reads
-        ],
-    }
+def _facts(generation: Generation, model: str) -> dict[str, Any]:
+    return {"model_provider": "memos", **facts_of(generation, model)}

@@ -14,31 +14,11 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import StructuredTool, ToolException
 from pydantic import BaseModel
 
-from memos_core import (
-    AsyncView,
-    CubeFrozen,
-    CubeNotFound,
-    IllegalTransition,
-    InvalidInput,
-    LimitExceeded,
-    NotPermitted,
-    VersionConflict,
-    View,
-)
+from memos_core import AsyncView, View
+from memos_core.errors import REFUSALS
 from memos_langchain.whose import Whose
 
 Answer = tuple[str, dict[str, Any]]  # what the model is told, and the artifact
-
-# What a model can mend itself by asking otherwise; all else is the application's to know.
-_REFUSALS = (
-    CubeFrozen,
-    CubeNotFound,
-    IllegalTransition,
-    InvalidInput,
-    LimitExceeded,
-    NotPermitted,
-    VersionConflict,
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +68,7 @@ def memory_tool(
     def answer(call: Call, arguments: Mapping[str, Any]) -> Answer:
         try:
             return work(call, **arguments)
-        except _REFUSALS as refused:
+        except REFUSALS as refused:
             raise ToolException(str(refused)) from refused
 
     def run(

@@ -33,18 +33,18 @@ from typing_extensions import override
 
 from memos_core import InvalidInput, MemCube, View
 from memos_core import model as models
-from memos_langchain.answers import atold, told
-from memos_langchain.asked import (
-    Asked,
+from memos_core.model.chat import (
+    Call,
+    Defaults,
+    call_of,
     checked_choice,
-    ids_of,
+    checked_model,
     memory_of,
-    names_of,
-    options_of,
-    tools_of,
+    name_of,
 )
+from memos_core.model.pieces import Whole, close_late, stopped_if_left
+from memos_langchain.answers import Chunks, atold, message_of, told
 from memos_langchain.messages import turns_of
-from memos_langchain.streams import Deadline, Whole, close_late, stopped_if_left
 
 if TYPE_CHECKING:
     from memos_core.model import MemoryModel, Stream, ToolSyntax
@@ -119,21 +119,16 @@ class ChatMemOS(BaseChatModel):
     @field_validator("model", mode="before")
     @classmethod
     def _check_model(cls, model: Any) -> Any:
-        if not all(hasattr(model, name) for name in ("generate", "stream", "layout")):
-            raise InvalidInput(
-                f"model is a MemoryModel, not {type(model).__name__}: "
-                "from memos_core.model import MemoryModel; MemoryModel.from_pretrained(name, view)"
-            )
-        return model
+        return checked_model(model)
 
     @field_validator("memory", mode="before")
     @classmethod
     def _check_memory(cls, memory: object) -> View | list[str] | None:
-        return memory_of(memory)
+        return cast("View | list[str] | None", memory_of(memory))
 
     @model_validator(mode="after")
     def _name_it(self) -> Self:
-        self.model_name = self.model_name or _name_of(self.model)
+        self.model_name = self.model_name or name_of(self.model)
         if self.profile is None:  # langchain-core 1.2.10 asks nobody for it
             self.profile = self._resolve_model_profile()
         return self
@@ -172,7 +167,7 @@ class ChatMemOS(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         asked, stream = self._open(messages, stop, kwargs)
-        chunks = asked.chunks()
+        chunks = Chunks(asked.reader(), asked.name, one_call=asked.one_call)
         with closing(stream):
             for piece in stream:
                 for chunk in chunks.read(piece):
@@ -189,7 +184,7 @@ class ChatMemOS(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         asked, stream = await self._aopen(messages, stop, kwargs)
-        chunks = asked.chunks()
+        chunks = Chunks(asked.reader(), asked.name, one_call=asked.one_call)
         with stopped_if_left(stream):
             while (piece := await self._in_thread(_next, stream)) is not None:
                 for chunk in chunks.read(piece):
@@ -199,13 +194,13 @@ class ChatMemOS(BaseChatModel):
 
     def _open(
         self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, kwargs: dict[str, Any]
-    ) -> tuple[Asked, Stream | Whole]:
+    ) -> tuple[Call, Stream | Whole]:
         asked = self._asked(messages, stop, dict(kwargs))
         return asked, asked.begin()
 
     async def _aopen(
         self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, kwargs: dict[str, Any]
-    ) -> tuple[Asked, Stream | Whole]:
+    ) -> tuple[Call, Stream | Whole]:
         opened = self._threads.submit(copy_context().run, self._open, messages, stop, kwargs)
         try:
             return await asyncio.wrap_future(opened)
@@ -221,36 +216,30 @@ class ChatMemOS(BaseChatModel):
 
     def _asked(
         self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, given: dict[str, Any]
-    ) -> Asked:
-        """Return what a call asks; ``given`` are its options, which are taken out of it."""
+    ) -> Call:
+        """Return what a call asks; ``given`` are its options, some of which are taken out of it."""
         model, name = self._named(given.pop("model", None))
-        syntax = self._syntax(model)
-        tools, held = tools_of(syntax, given)
-        options: dict[str, Any] = {
-            "memory": self._memory(given),
-            "recall": given.pop("recall", self.recall),
-            "tools": tools or None,
-            "max_new_tokens": given.pop("max_tokens", self.max_tokens),
-            "stop": (self.stop if stop is None else stop) or (),
-        }
-        temperature = given.pop("temperature", self.temperature)
-        timeout = given.pop("timeout", self.timeout)
-        one_call = given.pop("parallel_tool_calls", True) is False
         for unused in ("stream", "strict"):
             given.pop(unused, None)
-        options |= options_of(model, {**self.options, **given}, temperature)
-        options["logits_processor"] = [
-            *([syntax.held_to(held)] if held else []),
-            *([Deadline(timeout)] if timeout is not None else []),
-        ]
-        return Asked(
-            model=model,
+        memory = self._memory(given)
+        if stop is not None:
+            given["stop"] = stop
+        defaults = Defaults(
+            recall=self.recall,
+            max_tokens=self.max_tokens,
+            stop=self.stop,
+            temperature=self.temperature,
+            timeout=self.timeout,
+            options=self.options,
+        )
+        return call_of(
+            model,
             name=name,
-            syntax=syntax,
+            syntax=self._syntax(model),
             turns=turns_of(messages),
-            given=options,
-            tools=tools,
-            one_call=one_call,
+            memory=memory,
+            given=given,
+            defaults=defaults,
         )
 
     def _named(self, name: object) -> tuple[MemoryModel, str]:
@@ -270,7 +259,7 @@ class ChatMemOS(BaseChatModel):
         if given.get("memory") is None:
             given.pop("memory", None)
             return own
-        ids = ids_of(given.pop("memory"))
+        ids = _ids_of(given.pop("memory"))
         if ids and isinstance(own, View):
             own.remembered(ids)  # whose view this is must be able to read them
         return ids or None
@@ -299,7 +288,7 @@ class ChatMemOS(BaseChatModel):
             InvalidInput: ``tool_choice`` is none of these.
         """
         shown = [convert_to_openai_tool(tool) for tool in tools]
-        choice = checked_choice(tool_choice, names_of(shown))
+        choice = checked_choice(tool_choice, shown)
         if choice is not None:
             kwargs["tool_choice"] = choice
         return self.bind(tools=shown, **kwargs)
@@ -384,13 +373,24 @@ class ChatMemOS(BaseChatModel):
         return profile
 
 
-def _name_of(model: MemoryModel) -> str:
-    config = cast("Any", model.model.config)
-    return str(getattr(config, "name_or_path", "") or config.model_type)
+def _ids_of(memory: object) -> list[str]:
+    """Return the ids that a call names, and nothing that cannot be traced and sent."""
+    alone = isinstance(memory, UUID | str)
+    given = [memory] if alone else memory
+    if isinstance(given, list | tuple):
+        ids = [str(one) for one in cast("Sequence[object]", given) if isinstance(one, UUID | str)]
+        if len(ids) == len(cast("Sequence[object]", given)):
+            return ids
+    raise InvalidInput(
+        "a call names memories by their ids, which can be traced and sent: memory=[str(cube.id)]; "
+        f"not {type(memory).__name__}. A view is given to the constructor"
+    )
 
 
-def _result(asked: Asked, stream: Stream | Whole) -> ChatResult:
-    return ChatResult(generations=[ChatGeneration(message=asked.message(stream.result))])
+def _result(asked: Call, stream: Stream | Whole) -> ChatResult:
+    whole = stream.result
+    said = message_of(asked.said(whole), whole, asked.name, one_call=asked.one_call)
+    return ChatResult(generations=[ChatGeneration(message=said)])
 
 
 def _next(stream: Iterator[str]) -> str | None:

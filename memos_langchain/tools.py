@@ -13,9 +13,10 @@ from typing import Any, Literal, cast
 from langchain_core.tools import StructuredTool, ToolException
 from pydantic import BaseModel, Field, create_model
 
-from memos_core import CubeExists, InvalidInput, MemCube, View, render_memories
+from memos_core import CubeExists, InvalidInput, MemCube, View
+from memos_core.short_ids import line_of, named, note_shown, short_id
+from memos_langchain.artifacts import artifact_of, ids_in
 from memos_langchain.calls import Answer, Call, memory_tool
-from memos_langchain.short_ids import artifact_of, named, note_shown, short_id
 from memos_langchain.whose import Whose
 
 Action = Literal["create", "update", "delete"]
@@ -74,7 +75,7 @@ def create_search_memory_tool(
     ) -> Answer:
         hits = call.view.search(query, k=limit, offset=offset, filter=filter)
         note_shown(call.view, [hit.cube.id for hit in hits])
-        lines = [_line(hit.cube) for hit in hits]
+        lines = [line_of(hit.cube) for hit in hits]
         return "\n".join(lines) or "No memories were found.", artifact_of(hits)
 
     return memory_tool(Whose.of(memos, namespace, user), search, _Search, name, instructions)
@@ -110,13 +111,13 @@ def create_manage_memory_tool(
             return _create(call, content, id)
         if not id:
             raise ToolException(f"To {action} a memory, name it: pass its id.")
-        known = named(call.view, id, call.messages)
+        known = named(call.view, id, ids_in(call.messages))
         if action == "delete":
             return _forget(call, known)
         if not content:
             raise ToolException("To update a memory, pass its new content.")
         changed = known if known.text == content else call.view.update(known.id, content)
-        return f"Updated: {_line(changed)}", artifact_of([changed])
+        return f"Updated: {line_of(changed)}", artifact_of([changed])
 
     schema = create_model(
         "ManageMemory",
@@ -150,7 +151,7 @@ def create_forget_memory_tool(
     """
 
     def forget(call: Call, *, id: str) -> Answer:
-        return _forget(call, named(call.view, id, call.messages))
+        return _forget(call, named(call.view, id, ids_in(call.messages)))
 
     return memory_tool(Whose.of(memos, namespace, user), forget, _Forget, name, instructions)
 
@@ -162,7 +163,7 @@ def _create(call: Call, content: str | None, id: str | None) -> Answer:
         raise ToolException("To create a memory, pass its content.")
     made = _added(call, content)
     note_shown(call.view, [made.id])
-    return f"Remembered: {_line(made)}", artifact_of([made])
+    return f"Remembered: {line_of(made)}", artifact_of([made])
 
 
 def _added(call: Call, content: str) -> MemCube:
@@ -179,7 +180,3 @@ def _added(call: Call, content: str) -> MemCube:
 def _forget(call: Call, known: MemCube) -> Answer:
     call.view.forget(known.id)
     return f"Forgotten: {short_id(known.id)}", artifact_of([])
-
-
-def _line(cube: MemCube) -> str:
-    return f"[{short_id(cube.id)}] {render_memories([cube]).removeprefix('- ')}"

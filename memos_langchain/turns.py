@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMes
 from langgraph.config import get_config
 from langgraph.runtime import Runtime
 
-from memos_langchain.short_ids import shows_memories
+from memos_langchain.artifacts import shows_memories
 
 _CHECKPOINTER = "__pregel_checkpointer"  # LangGraph's name for it in a node's config
 _LONGEST_NAME = 200  # of a thread or a message, in characters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -17,6 +17,7 @@ from llama_index.core.base.llms.types import (
 )
 
 from memos_core import model as models
+from memos_core.model.chat import facts_of
 
 if TYPE_CHECKING:
     from memos_core.model import AnswerReader, Generation, Said
@@ -47,7 +48,7 @@ class Answer:
         last = ChatResponse(
             message=self._message(),
             delta="",
-            raw=_raw(generation, self._model),
+            raw=facts_of(generation, self._model),
             additional_kwargs={
                 "prompt_tokens": read,
                 "completion_tokens": said,
@@ -102,21 +103,3 @@ class Answer:
         return ChatMessage(
             role=MessageRole.ASSISTANT, blocks=list(self._blocks) or [TextBlock(text="")]
         )
-
-
-def _raw(generation: Generation, model: str) -> dict[str, Any]:
-    return {
-        "model_name": model,
-        "finish_reason": generation.finish_reason,
-        "ttft_seconds": generation.ttft_seconds,
-        "memories": [
-            {
-                "id": str(read.cube),
-                "version": read.version,
-                "kind": str(read.kind),
-                "tokens": read.tokens,
-                "approximate": read.approximate,
-            }
-            for read in generation.reads
-        ],
-    }

@@ -37,8 +37,9 @@ from typing_extensions import override
 
 from memos_core import InvalidInput, MemCube, View
 from memos_core import model as models
-from memos_llamaindex.asked import Asked, memory_of, options_of, tools_of
-from memos_llamaindex.streams import Deadline, Whole, close_late, stopped_if_left
+from memos_core.model.chat import Call, Defaults, call_of, checked_model, memory_of, name_of
+from memos_core.model.pieces import Whole, close_late, stopped_if_left
+from memos_llamaindex.answers import Answer
 from memos_llamaindex.turns import turns_of
 
 if TYPE_CHECKING:
@@ -110,23 +111,16 @@ class MemOSLLM(FunctionCallingLLM):
     @field_validator("model", mode="before")
     @classmethod
     def _check_model(cls, model: Any) -> Any:
-        if not all(hasattr(model, name) for name in ("generate", "stream", "layout")):
-            raise InvalidInput(
-                f"model is a MemoryModel, not {type(model).__name__}: "
-                "from memos_core.model import MemoryModel; MemoryModel.from_pretrained(name, view)"
-            )
-        return model
+        return checked_model(model)
 
     @field_validator("memory", mode="before")
     @classmethod
     def _check_memory(cls, memory: object) -> View | list[str] | None:
-        return memory_of(memory)
+        return cast("View | list[str] | None", memory_of(memory))
 
     @model_validator(mode="after")
     def _name_it(self) -> Self:
-        if not self.model_name:
-            config = cast("Any", self.model.model.config)
-            self.model_name = str(getattr(config, "name_or_path", "") or config.model_type)
+        self.model_name = self.model_name or name_of(self.model)
         return self
 
     @classmethod
@@ -203,18 +197,18 @@ class MemOSLLM(FunctionCallingLLM):
 
     def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         asked, stream = self._open(messages, kwargs)
-        return asked.response(stream.result)
+        return _answer(asked).whole(stream.result)
 
     async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         asked, stream = await self._aopen(messages, kwargs)
         with stopped_if_left(stream):
-            return asked.response(await self._in_thread(_result, stream))
+            return _answer(asked).whole(await self._in_thread(_result, stream))
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         asked, stream = self._open(messages, kwargs)
 
         def responses() -> ChatResponseGen:
-            answer = asked.answer()
+            answer = _answer(asked)
             with closing(stream):
                 for piece in stream:
                     yield from answer.read(piece)
@@ -228,7 +222,7 @@ class MemOSLLM(FunctionCallingLLM):
         asked, stream = await self._aopen(messages, kwargs)
 
         async def responses() -> ChatResponseAsyncGen:
-            answer = asked.answer()
+            answer = _answer(asked)
             with stopped_if_left(stream):
                 while (piece := await self._in_thread(_next, stream)) is not None:
                     for response in answer.read(piece):
@@ -290,34 +284,26 @@ class MemOSLLM(FunctionCallingLLM):
 
     # ---------------------------------------------------------------- what is asked
 
-    def _asked(self, messages: Sequence[ChatMessage], given: dict[str, Any]) -> Asked:
-        """Return what a call asks; ``given`` are its options, which are taken out of it."""
-        tools, held = tools_of(self._syntax, given)
-        memory = given.pop("memory", None)
-        stop = given.pop("stop", None)
-        options: dict[str, Any] = {
-            "memory": self.memory if memory is None else memory_of(memory) or None,
-            "recall": given.pop("recall", self.recall),
-            "tools": tools or None,
-            "max_new_tokens": given.pop("max_tokens", self.max_tokens),
-            "stop": (self.stop if stop is None else stop) or (),
-        }
-        temperature = given.pop("temperature", self.temperature)
-        timeout = given.pop("timeout", self.timeout)
-        one_call = given.pop("parallel_tool_calls", True) is False
-        options |= options_of(self.model, {**self.options, **given}, temperature)
-        options["logits_processor"] = [
-            *([self._syntax.held_to(held)] if held else []),
-            *([Deadline(timeout)] if timeout is not None else []),
-        ]
-        return Asked(
-            model=self.model,
+    def _asked(self, messages: Sequence[ChatMessage], given: dict[str, Any]) -> Call:
+        """Return what a call asks; ``given`` are its options."""
+        named = given.pop("memory", None)
+        memory = memory_of(self.memory if named is None else named)
+        defaults = Defaults(
+            recall=self.recall,
+            max_tokens=self.max_tokens,
+            stop=self.stop,
+            temperature=self.temperature,
+            timeout=self.timeout,
+            options=self.options,
+        )
+        return call_of(
+            self.model,
             name=self.model_name,
             syntax=self._syntax,
             turns=turns_of(messages),
-            given=options,
-            tools=tools,
-            one_call=one_call,
+            memory=memory,
+            given=given,
+            defaults=defaults,
         )
 
     @property
@@ -328,13 +314,13 @@ class MemOSLLM(FunctionCallingLLM):
 
     def _open(
         self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
-    ) -> tuple[Asked, Stream | Whole]:
+    ) -> tuple[Call, Stream | Whole]:
         asked = self._asked(messages, dict(kwargs))
         return asked, asked.begin()
 
     async def _aopen(
         self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
-    ) -> tuple[Asked, Stream | Whole]:
+    ) -> tuple[Call, Stream | Whole]:
         opened = self._threads.submit(copy_context().run, self._open, messages, kwargs)
         try:
             return await asyncio.wrap_future(opened)
@@ -348,6 +334,10 @@ class MemOSLLM(FunctionCallingLLM):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         return self.model_copy()  # a model is shared, never copied
+
+
+def _answer(asked: Call) -> Answer:
+    return Answer(asked.reader(), asked.name, one_call=asked.one_call)
 
 
 def _result(stream: Stream | Whole) -> Any:

@@ -12,21 +12,9 @@ from llama_index.core.tools.tool_spec.base import SPEC_FUNCTION_TYPE, BaseToolSp
 from pydantic import BaseModel, Field
 from typing_extensions import override
 
-from memos_core import (
-    AsyncView,
-    CubeFrozen,
-    CubeNotFound,
-    IllegalTransition,
-    InvalidInput,
-    LimitExceeded,
-    MemCube,
-    MemOSError,
-    NotPermitted,
-    VersionConflict,
-    View,
-    render_memories,
-)
-from memos_llamaindex.short_ids import named, note_shown, short_id
+from memos_core import AsyncView, MemOSError, View
+from memos_core.errors import REFUSALS
+from memos_core.short_ids import line_of, named, note_shown, short_id
 
 P = ParamSpec("P")
 
@@ -44,16 +32,6 @@ _RECALL = (
 _FORGET = (
     "Erase a memory for good: every version of it, and the message it came from. Call this when "
     "the user asks you to forget something."
-)
-# What a model can mend itself by asking otherwise; all else is the application's to know.
-_REFUSALS = (
-    CubeFrozen,
-    CubeNotFound,
-    IllegalTransition,
-    InvalidInput,
-    LimitExceeded,
-    NotPermitted,
-    VersionConflict,
 )
 
 
@@ -152,7 +130,7 @@ class MemOSToolSpec(BaseToolSpec):
     ) -> str:
         try:
             return work(self.memos, *args, **kwargs)
-        except _REFUSALS as refused:
+        except REFUSALS as refused:
             return str(refused)
         except MemOSError:
             _log.exception("a model's call of its memory failed")
@@ -162,7 +140,7 @@ class MemOSToolSpec(BaseToolSpec):
 def _remembered(view: View, content: str) -> str:
     made = view.add(content, source="tool")
     note_shown(view, [made.id])
-    return f"Remembered: {_line(made)}"
+    return f"Remembered: {line_of(made)}"
 
 
 def _recalled(
@@ -170,14 +148,10 @@ def _recalled(
 ) -> str:
     hits = view.search(query, k=limit, offset=offset, filter=filter)
     note_shown(view, [hit.cube.id for hit in hits])
-    return "\n".join(_line(hit.cube) for hit in hits) or "No memories were found."
+    return "\n".join(line_of(hit.cube) for hit in hits) or "No memories were found."
 
 
 def _forgotten(view: View, id: str) -> str:
     known = named(view, id)
     view.forget(known.id)
     return f"Forgotten: {short_id(known.id)}"
-
-
-def _line(cube: MemCube) -> str:
-    return f"[{short_id(cube.id)}] {render_memories([cube]).removeprefix('- ')}"

@@ -305,8 +305,8 @@ def test_beams_are_told_whole(make: Make) -> None:
         ({"temperature": -1}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
         ({"model": "gpt"}, "there is no model 'gpt' here, only"),
-        ({"tools": [{"name": "add"}]}, "bind_tools"),
-        ({"tool_choice": "any"}, "none is bound"),
+        ({"tools": [{"name": "add"}]}, "where tools are bound"),
+        ({"tool_choice": "any"}, "there is none: give the model tools"),
         ({"tool_choice": "subtract"}, "subtract"),
         ({"memory": {"id": 1}}, "by their ids"),
     ],
@@ -325,8 +325,8 @@ def test_a_wrong_option_of_a_call_says_what_is_right(
         ({"temperature": -1}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"model": "qwen"}, "model is a MemoryModel, not str"),
-        ({"memory": 3}, "memory is a view or ids of cubes, not int"),
-        ({"memory": [3]}, "by their ids"),
+        ({"memory": 3}, "memory is a view, or cubes or their ids, not int"),
+        ({"memory": [3]}, "a view, or cubes or their ids, not list"),
     ],
 )
 def test_a_wrong_field_says_what_is_right(make: Make, fields: dict[str, Any], says: str) -> None:

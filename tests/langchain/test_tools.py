@@ -17,13 +17,12 @@ from langchain_tests.unit_tests import ToolsUnitTests
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.memory import InMemoryStore
 
-from memos_core import Caller, InvalidInput, MemOS, Rules, StoreError, View
+from memos_core import Caller, InvalidInput, MemOS, Rules, StoreError, View, short_ids
 from memos_langchain import (
     MemOSStore,
     create_forget_memory_tool,
     create_manage_memory_tool,
     create_search_memory_tool,
-    short_ids,
 )
 from tests.langchain.scripted import Run, ScriptedModel, asks, calls, runs_by, thread
 
@@ -162,7 +161,7 @@ def test_what_nobody_knows_is_refused_and_never_made(run: Run, ann: View, name: 
     ):
         answer = run(tool, called(tool, **args))
         assert answer.status == "error"
-        assert "name" in answer.content or "Search memory first" in answer.content
+        assert "name" in answer.content or "Search for it first" in answer.content
     assert texts(ann) == {"Ann drinks tea."}
 
 

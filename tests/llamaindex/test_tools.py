@@ -12,8 +12,8 @@ from llama_index.core.base.llms.types import ToolCallBlock
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import ToolMetadata
 
-from memos_core import MemOS, Rules, View
-from memos_llamaindex import MemOSToolSpec, short_ids
+from memos_core import MemOS, Rules, View, short_ids
+from memos_llamaindex import MemOSToolSpec
 from tests.llamaindex.test_memory import Script, prompt
 
 Ask = Callable[..., str]

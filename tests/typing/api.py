@@ -15,6 +15,9 @@ from memos_core import (
     Sensitive,
     View,
 )
+from memos_core.model import Generation, MemoryModel
+from memos_langchain import ChatMemOS, MemOSStore, MemOSVectorStore
+from memos_llamaindex import MemOSLLM
 
 
 def verbs(memos: MemOS) -> None:
@@ -39,3 +42,14 @@ async def awaited(memos: AsyncMemOS) -> None:
     assert_type(await ann.dump("ann.memos", report=print), DumpReport)
     assert_type(await ann.load("ann.memos"), LoadReport)
     await ann.search("?", top=3)  # pyright: ignore[reportCallIssue] no such parameter
+
+
+def tensors(memos: MemOS, ann: View) -> None:
+    model = MemoryModel.from_pretrained("a/model", ann)
+    assert_type(model.encode(ann.history("id"), name="core"), MemCube)
+    assert_type(model.generate([{"role": "user", "content": "?"}], memory=ann), Generation)
+    MemoryModel.from_pretrained("a/model", "ann")  # pyright: ignore[reportArgumentType] no view
+    ChatMemOS(model=model, memory=ann, max_tokens=40)
+    MemOSLLM(model=model, memory=[ann.history("id")[0].id])
+    MemOSStore(memos, index={"fields": ["text"]}, ttl={"default_ttl": 0.5})
+    MemOSVectorStore("ann")  # pyright: ignore[reportArgumentType] no view

@@ -11,7 +11,11 @@ from typing import Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from memos_core import CubeNotFound, InvalidInput, MemCube, Namespace, View
+from memos_core.cube import MemCube
+from memos_core.errors import CubeNotFound, InvalidInput
+from memos_core.namespace import Namespace
+from memos_core.prompt import render_memories
+from memos_core.view import View
 
 _SHORT = re.compile("[0-9a-f]{8}")
 _QUOTES = " \t\n[](){}<>#`'\""  # what models write around an id
@@ -30,6 +34,11 @@ def short_id(id: UUID) -> str:
     return id.hex[-8:]
 
 
+def line_of(cube: MemCube) -> str:
+    """Return a memory as a model is shown it: a line that begins with its short id."""
+    return f"[{short_id(cube.id)}] {render_memories([cube]).removeprefix('- ')}"
+
+
 def note_shown(view: View, ids: Iterable[UUID]) -> None:
     """Keep in mind what a model was shown in this process."""
     with _lock:
@@ -41,20 +50,22 @@ def note_shown(view: View, ids: Iterable[UUID]) -> None:
             shown.popitem(last=False)
 
 
-def named(view: View, name: str) -> MemCube:
+def named(view: View, name: str, shown: Iterable[UUID] = ()) -> MemCube:
     """Return the memory that a model names: by its short id, its id, or its words.
+
+    A short id is one of those ``shown``, or was shown in this process.
 
     Raises:
         InvalidInput: no memory, or several, go by this name.
     """
     wanted = name.strip(_QUOTES)
-    found = _standing(view, _ids(view, wanted.lower()))
+    found = _standing(view, _ids(view, wanted.lower(), shown))
     if not found and not _SHORT.fullmatch(wanted.lower()):
         found = _saying(view, wanted)
     if not found:
         raise InvalidInput(
-            f"No memory goes by {name!r}, and nothing was changed. Recall first: each result "
-            "begins with its id."
+            f"No memory goes by {name!r}, and nothing was changed. Search for it first: "
+            "each result begins with its id."
         )
     if len(found) > 1:
         ids = ", ".join(sorted(str(one.id) for one in found))
@@ -64,12 +75,13 @@ def named(view: View, name: str) -> MemCube:
     return found[0]
 
 
-def _ids(view: View, wanted: str) -> Iterable[UUID]:
+def _ids(view: View, wanted: str, shown: Iterable[UUID]) -> Iterable[UUID]:
     try:
         return [UUID(wanted)]
     except ValueError:
         with _lock:
-            return _shown.get(view.engine, _Shown()).get((view.namespace, wanted), ())
+            here = _shown.get(view.engine, _Shown()).get((view.namespace, wanted), ())
+        return dict.fromkeys((*here, *(id for id in shown if short_id(id) == wanted)))
 
 
 def _standing(view: View, ids: Iterable[UUID]) -> list[MemCube]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from memos_core.model import Generation, Stream
+    from memos_core.model.generation import Generation, Stream
 
 V = TypeVar("V")
 
