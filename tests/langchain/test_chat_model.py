@@ -296,6 +296,12 @@ def test_beams_are_told_whole(make: Make) -> None:
     assert whole(list(chat.stream(ASKED))).text == answer.text == "I add."
 
 
+def test_beams_that_a_checkpoint_asks_for_are_streamed_whole(make: Make) -> None:
+    chat = make()
+    chat.model.model.generation_config.num_beams = 2
+    assert whole(list(chat.stream(ASKED))).text == chat.invoke(ASKED).text == "Peanuts."
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

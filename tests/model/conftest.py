@@ -11,13 +11,7 @@ import torch
 
 from memos_core import MemCube, View
 from memos_core.model import MemoryModel
-from tests.model.models import model_of, tokenizer_with
-
-FACTS = [
-    "Ann is allergic to peanuts.",
-    "Ann lives in Oslo with a black cat named Misha.",
-    "Her bicycle was repaired for 95 euros in May 2026.",
-]
+from tests.model.models import FACTS, model_of, tokenizer_with
 
 
 @pytest.fixture(autouse=True)

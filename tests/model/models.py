@@ -10,6 +10,11 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+FACTS = [
+    "Ann is allergic to peanuts.",
+    "Ann lives in Oslo with a black cat named Misha.",
+    "Her bicycle was repaired for 95 euros in May 2026.",
+]
 WORDS = """Ann is allergic to peanuts and lives in Oslo with a black cat named Misha.
 What must she not eat? Her bicycle was repaired for 95 euros in May 2026.
 You are a helpful assistant. Answer briefly. The library closes at eight on Fridays.

@@ -20,7 +20,7 @@ from memos_core.errors import (
 from memos_core.model import Budgets, MemoryModel, encoding
 from memos_core.model.kv_cache import KVCache
 from memos_core.model.reading import PromptReader
-from tests.model.conftest import FACTS
+from tests.model.models import FACTS
 
 Make = Callable[..., MemoryModel]
 ASKED = [{"role": "user", "content": "What must she not eat?"}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,56 +30,13 @@ from memos_core.model import memory_model as module
 from memos_core.model.kv_cache import KVCache
 from memos_core.model.memory import tenant_of
 from memos_core.tensor_files import TensorFiles
-from tests.model.models import ARCHITECTURES, STATEFUL, model_of, tokenizer_with
+from tests.model.models import ARCHITECTURES, FACTS, STATEFUL, model_of, tokenizer_with
 from tests.support import until
 
-FACTS = [
-    "Ann is allergic to peanuts.",
-    "Ann lives in Oslo with a black cat named Misha.",
-    "Her bicycle was repaired for 95 euros in May 2026.",
-]
 ASKED = [{"role": "user", "content": "What must she not eat?"}]
 LONGER = [{"role": "user", "content": "Where is the black cat named Misha, and who repaired it?"}]
 NEW = 12
 Make = Callable[..., MemoryModel]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads of torch cost more than they bring where tensors are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def make(ann: View, tmp_path: Path) -> Iterator[Make]:
-    """Makes models that share a folder; of one name the same each time."""
-    made: list[MemoryModel] = []
-
-    def new(name: str = "llama", memos: View | None = ann, **options: Any) -> MemoryModel:
-        template = options.pop("template", "gemma" if name.startswith("gemma") else "chatml")
-        shape = options.pop("shape", {})
-        folder = options.pop("folder", tmp_path / "kv")
-        model = MemoryModel(
-            options.pop("model", None) or model_of(name, **shape),
-            tokenizer_with(template),
-            memos,
-            folder=folder,
-            **options,
-        )
-        made.append(model)
-        return model
-
-    yield new
-    for model in made:
-        model.close()
-
-
-@pytest.fixture
-def facts(ann: View) -> list[MemCube]:
-    return ann.add(FACTS)
 
 
 def files(tmp_path: Path) -> list[Path]:
