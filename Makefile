@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/memos demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2  # while one worker computes, the server works for the other
 
 check: lint types layers test
 

@@ -16,7 +16,7 @@ from memos_core.store.embedded import EmbeddedServer
 from memos_core.store.migrate import migrate
 from tests.support import Awaited, WordEmbedder, let_others_enter, url
 
-TEMPLATE = "memos_template"
+TEMPLATE = f"memos_template_{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
 
 
 @pytest.fixture(scope="session", autouse=True)

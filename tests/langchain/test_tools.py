@@ -150,7 +150,9 @@ def test_a_memory_may_be_named_by_its_words_or_whole_id(run: Run, ann: View) -> 
     assert texts(ann) == set()
 
 
-@pytest.mark.parametrize("name", ["0badcafe", str(uuid4()), "Ann drinks", "?!", ""])
+@pytest.mark.parametrize(
+    "name", ["0badcafe", "71905361-3051-4789-b644-9e3224d5e153", "Ann drinks", "?!", ""]
+)
 def test_what_nobody_knows_is_refused_and_never_made(run: Run, ann: View, name: str) -> None:
     ann.add("Ann drinks tea.")
     manage, forget = create_manage_memory_tool(ann), create_forget_memory_tool(ann)
