@@ -33,6 +33,8 @@ _PARTIAL = ".partial"
 _PARTIAL_SECONDS = 600.0  # since its last byte: then its writer was killed
 _HEADER_BYTES = 100_000_000  # safetensors reads no longer header
 
+Version = tuple[int, int, int]  # of a file: inode, size, and when it was written
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFile:
@@ -167,7 +169,7 @@ def sizes(folder: Path) -> dict[Path, int]:
     What is being written, or was left by one who was killed while he wrote, is among them.
     """
     found = [
-        (stat.st_mtime, path, stat.st_size)
+        (stat.st_atime, path, stat.st_size)
         for tenant in _listed(folder)
         for leaf in _listed(tenant)
         for path in _listed(leaf)
@@ -197,10 +199,17 @@ def shrink(folder: Path, most: int, *, keep: AbstractSet[str]) -> int:
     return over + most
 
 
+def version_of(path: Path) -> Version | None:
+    """Return what differs once a file was written to, None where there is none any more."""
+    stat = _stat(path)
+    return None if stat is None else (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
 def touch(file: RunFile) -> None:
-    """Note that a file was used now."""
+    """Note that a file was used now; when it was written stays: that tells it to be the same."""
     with suppress(OSError):
-        os.utime(file.path)
+        written = file.path.stat().st_mtime_ns
+        os.utime(file.path, ns=(time.time_ns(), written))
 
 
 def remove(path: Path) -> None:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from memos_core.model.generation import Stream as Stream
     from memos_core.model.layout import Layout as Layout
     from memos_core.model.layout import Prompt as Prompt
+    from memos_core.model.level import Budgets as Budgets
+    from memos_core.model.level import LevelStats as LevelStats
+    from memos_core.model.level import ResidencyStats as ResidencyStats
     from memos_core.model.memory_model import MemoryModel as MemoryModel
     from memos_core.model.quantization import Quantization as Quantization
-    from memos_core.model.residency import Budgets as Budgets
-    from memos_core.model.residency import LevelStats as LevelStats
-    from memos_core.model.residency import ResidencyStats as ResidencyStats
     from memos_core.model.tool_calls import AnswerReader as AnswerReader
     from memos_core.model.tool_calls import BrokenToolCall as BrokenToolCall
     from memos_core.model.tool_calls import Said as Said
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "AnswerReader": "tool_calls",
     "BrokenToolCall": "tool_calls",
-    "Budgets": "residency",
+    "Budgets": "level",
     "Fingerprint": "fingerprint",
     "Generation": "generation",
     "Layout": "layout",
-    "LevelStats": "residency",
+    "LevelStats": "level",
     "MemoryModel": "memory_model",
     "Prompt": "layout",
     "Quantization": "quantization",
     "Read": "generation",
-    "ResidencyStats": "residency",
+    "ResidencyStats": "level",
     "Said": "tool_calls",
     "Stream": "generation",
     "Thought": "tool_calls",

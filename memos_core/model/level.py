@@ -1,4 +1,4 @@
-"""A place where KV caches lie, and which of them go first."""
+"""The places where KV caches lie: how much may, and what goes first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,29 @@ from collections import OrderedDict
 from collections.abc import Container
 from dataclasses import dataclass, field
 
+from memos_core.checks import checked_count
 from memos_core.model.kv_cache import KVCache
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budgets:
+    """How many bytes of KV caches may lie on each level, and what is over goes, oldest use first.
+
+    On a machine without a GPU the model reads what lies in memory, and ``device`` counts nothing.
+    Nothing is written where ``disk`` is 0. Each process that writes to a folder holds it to its
+    own ``disk``, and sees what others wrote after a sixteenth of that at the latest.
+    Mapped files count in ``memory`` though the system may drop their pages and read them again.
+    """
+
+    device: int = 2 * GIB
+    memory: int = 4 * GIB
+    disk: int = 32 * GIB
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            checked_count(getattr(self, name), what=f"bytes for {name}", most=2**63)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,6 +38,16 @@ class LevelStats:
     caches: int
     bytes: int
     hits: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResidencyStats:
+    """The levels, and how many found their prefix on none (``misses``)."""
+
+    device: LevelStats
+    memory: LevelStats
+    disk: LevelStats
+    misses: int
 
 
 @dataclass(slots=True)

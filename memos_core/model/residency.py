@@ -4,58 +4,38 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
 
-from memos_core.checks import checked_count
 from memos_core.errors import CacheCorrupt, CacheMismatch, CacheNotWritten, Closed, InvalidInput
 from memos_core.model import storage
 from memos_core.model.kv_cache import KVCache
-from memos_core.model.level import Level, LevelStats
+from memos_core.model.level import Budgets, Level, LevelStats, ResidencyStats
 from memos_core.model.prefix import Prefix
 from memos_core.model.quantization import Quantization
-from memos_core.tensor_files import Draft, RunFile, TensorFiles, remove, shrink, sizes, touch
+from memos_core.tensor_files import (
+    Draft,
+    RunFile,
+    TensorFiles,
+    Version,
+    remove,
+    shrink,
+    sizes,
+    touch,
+    version_of,
+)
 
 _log = logging.getLogger("memos_core")
-GIB = 2**30
 _LOOKS = 16  # at the folder, for each budget of bytes written: others write there, too
 _CHECKED = 10_000  # files whose checksum is known to be right
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Budgets:
-    """How many bytes of KV caches may lie on each level, and what is over goes, oldest use first.
-
-    On a machine without a GPU the model reads what lies in memory, and ``device`` counts nothing.
-    Nothing is written where ``disk`` is 0. Each process that writes to a folder holds it to its
-    own ``disk``, and sees what others wrote after a sixteenth of that at the latest.
-    Mapped files count in ``memory`` though the system may drop their pages and read them again.
-    """
-
-    device: int = 2 * GIB
-    memory: int = 4 * GIB
-    disk: int = 32 * GIB
-
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            checked_count(getattr(self, name), what=f"bytes for {name}", most=2**63)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ResidencyStats:
-    """The levels, and how many found their prefix on none (``misses``)."""
-
-    device: LevelStats
-    memory: LevelStats
-    disk: LevelStats
-    misses: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +78,8 @@ class Residency:
         self._leaves: dict[str, set[str]] = {}  # of a key: the last keys of those that have it
         self._pinned: dict[str, tuple[str, ...]] = {}  # last key: all keys
         self._unlooked = 0  # bytes that may be written before the folder is looked at again
-        self._checked: dict[Path, tuple[int, int, int]] = {}  # as they were then
+        self._checked: dict[Path, Version] = {}  # as they were then
+        self._sources: dict[str, dict[Path, Version]] = {}  # of a last key: files that are mapped
         self._closed = False
         self._lock = threading.RLock()
         self._prefetching = prefetching = set[int]()  # the thread, which knows nothing of this
@@ -116,10 +97,10 @@ class Residency:
         along = files.along(prefix.keys) if runs < len(prefix.keys) else []
         on_disk = sum(count for _, count in along)
         if on_disk > runs and (loaded := self._loaded(along, runs, cache)):
-            runs, cache = loaded
+            runs, cache, sources = loaded
             with self._lock:
                 self._disk_hits += 1
-            cache = self._kept(prefix.first(runs), cache)
+            cache = self._kept(prefix.first(runs), cache, sources)
         elif cache is None:
             with self._lock:
                 self._misses += 1
@@ -247,14 +228,28 @@ class Residency:
     def _resident(self, prefix: Prefix) -> tuple[int, KVCache | None]:
         """Return how many runs of a prefix are held, and their cache."""
         for runs in range(len(prefix.keys), 0, -1):
-            leaves = self._leaves.get(prefix.keys[runs - 1], ())
+            leaves = list(self._leaves.get(prefix.keys[runs - 1], ()))
             for level in (self._on_device, self._in_memory):
                 for leaf in leaves:
-                    if (cache := level.caches.get(leaf)) is not None:
+                    if (cache := level.caches.get(leaf)) is not None and self._is_whole(leaf):
                         level.hits += 1
                         level.caches.move_to_end(leaf)
                         return runs, cache.part(0, self._held[leaf].ends[runs - 1])
         return 0, None
+
+    def _is_whole(self, leaf: str) -> bool:
+        """Tell whether the files that a held cache maps are as they were; else let it go."""
+        altered = [
+            path
+            for path, version in self._sources.get(leaf, {}).items()
+            if version_of(path) not in (version, None)  # what was removed stays for who maps it
+        ]
+        if altered:
+            _log.warning("%s was altered: what it holds is computed anew", altered[0])
+            self._in_memory.drop(leaf)
+            self._on_device.drop(leaf)
+            self._unlist(leaf)
+        return not altered
 
     def _near(self, prefix: Prefix, cache: KVCache) -> KVCache:
         """Return the cache of a whole prefix on the device, and keep it there."""
@@ -263,11 +258,15 @@ class Residency:
             self._hold(prefix, near)
         return near
 
-    def _kept(self, prefix: Prefix, cache: KVCache) -> KVCache:
-        """Hold the cache of a whole prefix; return it where the model reads it."""
+    def _kept(
+        self, prefix: Prefix, cache: KVCache, sources: Mapping[Path, Version] = MappingProxyType({})
+    ) -> KVCache:
+        """Hold the cache of a whole prefix, of these files; return it where the model reads it."""
         cache = cache.by_itself()  # what it is a part of may be of memories that end before it
         with self._lock:
             self._hold(prefix, cache)
+            if sources and prefix.keys[-1] in self._held:
+                self._sources[prefix.keys[-1]] = dict(sources)
         return cache if cache.device == self._model.device else self._near(prefix, cache)
 
     def _hold(self, prefix: Prefix, cache: KVCache) -> None:
@@ -295,7 +294,7 @@ class Residency:
 
     def _publish(self, prefix: Prefix, draft: Draft) -> None:
         draft.publish()
-        self._note_checked(draft.file)
+        self._note_checked(draft.file, version_of(draft.file.path))
         with self._lock:
             self._unlooked -= draft.size
             due = self._unlooked < 0
@@ -311,16 +310,20 @@ class Residency:
 
     def _loaded(
         self, along: Sequence[tuple[RunFile, int]], runs: int, cache: KVCache | None
-    ) -> tuple[int, KVCache] | None:
-        """Return a cache continued from disk: as far as the files go, or to one that is damaged."""
+    ) -> tuple[int, KVCache, dict[Path, Version]] | None:
+        """Return a cache continued from disk: as far as the files go, or to one that is damaged.
+
+        With it come the files that were read, as they were.
+        """
         parts = [cache] if cache is not None else []
+        sources: dict[Path, Version] = {}
         done = 0
         for file, count in along:
             tokens = sum(file.tokens[:count])
             first = max(runs - done, 0)
             if first < count:
                 try:
-                    loaded = self._mapped(file)
+                    loaded, version = self._mapped(file)
                 except CacheCorrupt as error:
                     _log.warning("%s; it is computed anew", error)
                     remove(file.path)
@@ -328,23 +331,25 @@ class Residency:
                 except (OSError, CacheMismatch) as error:  # it may be good, and read next time
                     _log.warning("%s cannot be read: %s", file.path, error)
                     break
+                if version is not None:
+                    sources[file.path] = version
                 part = loaded.part(sum(file.tokens[:first]), tokens)
                 parts.append(part if cache is None else part.to(cache.device))
             done += count
-        return (max(done, runs), KVCache.joined(parts)) if done > runs else None
+        return (max(done, runs), KVCache.joined(parts), sources) if done > runs else None
 
-    def _mapped(self, file: RunFile) -> KVCache:
+    def _mapped(self, file: RunFile) -> tuple[KVCache, Version | None]:
+        """Return what a file holds, and what the file was before that was found right."""
         with self._lock:
             checked = self._checked.get(file.path)
-        same = checked is not None and checked == _version(file.path)
-        cache = storage.mapped(file, self._model.dtype, checked=same)
+        version = version_of(file.path)
+        cache = storage.mapped(file, self._model.dtype, checked=checked == version)
         touch(file)
-        self._note_checked(file)
-        return cache
+        self._note_checked(file, version)
+        return cache, version
 
-    def _note_checked(self, file: RunFile) -> None:
-        """Remember a file whose checksum is right, as it is now."""
-        version = _version(file.path)
+    def _note_checked(self, file: RunFile, version: Version | None) -> None:
+        """Remember a file whose checksum is right, as it was then."""
         with self._lock:
             if len(self._checked) >= _CHECKED:
                 self._checked.clear()
@@ -368,16 +373,8 @@ class Residency:
 
     def _unlist(self, leaf: str) -> None:
         held = self._held.pop(leaf, None)
+        self._sources.pop(leaf, None)
         for key in held.keys if held else ():
             self._leaves[key].discard(leaf)
             if not self._leaves[key]:
                 del self._leaves[key]
-
-
-def _version(path: Path) -> tuple[int, int, int] | None:
-    """Return what differs once a file was written to, or used by another process."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns

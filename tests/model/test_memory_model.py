@@ -476,6 +476,20 @@ def test_a_damaged_file_is_computed_anew(
     assert make().generate(ASKED, memory=cache, max_new_tokens=2).cached_tokens > 0
 
 
+def test_a_file_that_is_altered_while_it_is_mapped_is_computed_anew(
+    make: Make, facts: list[MemCube], tmp_path: Path
+) -> None:
+    cache = make().encode(facts, order="given")
+    model, plain = make(), make(kinds=["plaintext"])
+    assert model.generate(ASKED, memory=cache, max_new_tokens=NEW).cached_tokens > 0
+    (path,) = files(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(data[:-2000] + bytes(255 - byte for byte in data[-2000:]))
+    answer = model.generate(ASKED, memory=cache, max_new_tokens=NEW)
+    assert said(answer) == said(plain.generate(ASKED, memory=facts, max_new_tokens=NEW))
+    assert answer.cached_tokens == 0
+
+
 def test_a_full_disk_leaves_nothing(
     make: Make, ann: View, facts: list[MemCube], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

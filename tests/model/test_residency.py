@@ -351,6 +351,33 @@ def test_a_file_that_was_altered_since_it_was_checked_is_checked_again(
     assert sizes(tmp_path) == {}
 
 
+def test_what_is_held_of_a_file_that_was_altered_since_is_let_go(new: Any, tmp_path: Path) -> None:
+    bundle = prefix("h", "a")
+    new().store(bundle, cache(bundle))
+    residency = new()
+    assert same(residency.longest(bundle).cache, cache(bundle))
+    (path,) = sizes(tmp_path)
+    altered(path)
+    assert residency.longest(bundle).runs == 0
+    assert residency.stats().memory.caches == 0
+    assert sizes(tmp_path) == {}
+
+
+def test_what_is_held_of_a_file_that_was_removed_or_used_since_stays(
+    new: Any, tmp_path: Path
+) -> None:
+    bundle = prefix("h", "a")
+    new().store(bundle, cache(bundle))
+    residency = new()
+    residency.longest(bundle)
+    assert new().longest(bundle).runs == 2  # as another process uses it
+    (path,) = sizes(tmp_path)
+    assert residency.longest(bundle).runs == 2
+    path.unlink()
+    assert same(residency.longest(bundle).cache, cache(bundle))
+    assert residency.stats().disk.hits == 1
+
+
 def test_a_file_is_checked_once(new: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = prefix("h", "a")
     new().store(bundle, cache(bundle))
