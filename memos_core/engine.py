@@ -82,7 +82,7 @@ class Engine:
         self._changes = 0  # in who speaks
         self._rules: dict[Namespace, tuple[float, Ruled]] = {}
         self._speakers: dict[tuple[Namespace, str], tuple[float, frozenset[str]]] = {}
-        self.scattered = Lately(60.0)  # namespaces that have too few of the newest items
+        self.scattered = Lately(60.0)  # what too few of the newest items were found by
 
     @classmethod
     def open(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from bisect import bisect_left
@@ -15,6 +16,9 @@ from transformers import StoppingCriteria
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token of tokenizers that fall back to bytes
+_MARGIN = 16  # characters: more than a decoder drops or joins where a text begins
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +37,22 @@ class Ending:
     def stops(self, ids: Sequence[int]) -> bool:
         """Return whether there is a stop string in the text of generated tokens."""
         return cut(self.text(ids), self.texts) is not None
+
+    def stops_now(self, ids: Sequence[int]) -> bool:
+        """Return whether the newest of generated tokens completed a stop string.
+
+        Only the end of the text is decoded. The first characters of a part of it may differ from
+        those of the whole, so it is some longer than any stop string.
+        """
+        wanted = max(map(len, self.texts)) + _MARGIN
+        start, count = len(ids), wanted
+        text = ""
+        while len(text) < wanted and start > 0:
+            start = max(0, len(ids) - count)
+            while start > 0 and is_byte(self.tokenizer, ids[start]):
+                start -= 1
+            text, count = self.text(ids[start:]), 2 * count
+        return cut(text, self.texts) is not None
 
     def of(self, ids: Sequence[int]) -> tuple[tuple[int, ...], str, bool]:
         """Return an answer's tokens and text, and whether it was ended; ``ids`` may go on after it.
@@ -64,7 +84,7 @@ class StopTexts(StoppingCriteria):
         """Return for each row whether it is to stop."""
         del scores, kwargs
         rows = cast("list[list[int]]", cast("Any", input_ids)[:, self._prompt :].tolist())
-        return torch.tensor([self._ending.stops(row) for row in rows], device=input_ids.device)
+        return torch.tensor([self._ending.stops_now(row) for row in rows], device=input_ids.device)
 
 
 class Clock(StoppingCriteria):
@@ -83,6 +103,12 @@ class Clock(StoppingCriteria):
         self.ttft_seconds = self.ttft_seconds or time.perf_counter() - self._started
         stop = self._stopped is not None and self._stopped.is_set()
         return torch.full((input_ids.shape[0],), stop, device=input_ids.device)
+
+
+def is_byte(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
+    """Return whether a token is one byte, which is decoded together with those beside it."""
+    named = cast("str | None", cast("Any", tokenizer).convert_ids_to_tokens(token))
+    return named is not None and _BYTE.fullmatch(named) is not None
 
 
 def cut(text: str, stops: Sequence[str]) -> str | None:

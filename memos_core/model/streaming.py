@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from transformers.generation.streamers import BaseStreamer
+
+from memos_core.model.stopping import is_byte
 
 if TYPE_CHECKING:
     import torch
 
     from memos_core.model.generation import TextPieces
     from memos_core.model.stopping import Ending
-
-_BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token of tokenizers that fall back to bytes
 
 
 class Streamer(BaseStreamer):
@@ -51,7 +50,7 @@ class Streamer(BaseStreamer):
         tokenizer = cast("Any", self._ending.tokenizer)
         known = len(ids)
         # A character of several bytes is read together with the bytes that come next to it.
-        while known and _BYTE.fullmatch(tokenizer.convert_ids_to_tokens(ids[known - 1]) or ""):
+        while known and is_byte(tokenizer, ids[known - 1]):
             known -= 1
         text = self._ending.text(ids[:known]).rstrip("\ufffd")
         if tokenizer.clean_up_tokenization_spaces:  # which drops spaces before marks and "n't"

@@ -244,7 +244,8 @@ class Items(Writing):
             for key, wanted in (op.filter or {}).items()
         }
         path = self._path(op.namespace)
-        newest = question is None and path not in self.engine.scattered
+        sought = (path, bool(conditions))  # few that pass a filter say nothing of all
+        newest = question is None and sought not in self.engine.scattered
         done = self.engine.run(
             item_reads.search(
                 self._scope_of(path),
@@ -259,7 +260,7 @@ class Items(Writing):
             )
         )
         if newest and not done.newest:
-            self.engine.scattered.add(path)
+            self.engine.scattered.add(sought)
         found = done.items
         fresh = self._refreshed([one.cube for one in found]) if op.refresh else {}
         return [

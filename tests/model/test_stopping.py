@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from memos_core import MemCube
 from memos_core.model import Generation, MemoryModel
 from memos_core.model.stopping import Ending, StopTexts
 from tests.model.models import tokenizer_with
+from tests.model.test_streaming import like_llama_2
 
 ASKED = [{"role": "user", "content": "What must she not eat?"}]
 LONGER = [{"role": "user", "content": "Where is the black cat named Misha, and who repaired it?"}]
@@ -44,6 +46,31 @@ def test_an_answer_ends_with_the_token_that_completes_a_stop_string() -> None:
     assert tokens == tuple(said[: len(tokens)])
     assert "and" in TOKENIZER.decode(tokens)
     assert "and" not in TOKENIZER.decode(tokens[:-1])
+
+
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, like_llama_2()], ids=["bytes", "fallback"])
+def test_a_stop_string_is_seen_with_the_token_that_completes_it(tokenizer: Any) -> None:
+    drawn = random.Random(7)
+    for stops in (("e",), ("in",), (" a", "ow"), ("é", "eats bread"), ("Oslo with a", "\n")):
+        ends = Ending(tokenizer=tokenizer, tokens=frozenset(), texts=stops)
+        for _ in range(40):
+            row = [drawn.randrange(len(tokenizer)) for _ in range(60)]
+            first = next((n for n in range(1, 61) if ends.stops(row[:n])), None)
+            seen = next((n for n in range(1, 61) if ends.stops_now(row[:n])), None)
+            assert seen == first
+
+
+def test_only_the_end_of_a_long_answer_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    text = Ending.text
+
+    def noted(self: Ending, row: list[int]) -> str:
+        decoded.append(len(row))
+        return text(self, row)
+
+    monkeypatch.setattr(Ending, "text", noted)
+    assert not ending("zzzz").stops_now(ids("Ann lives in Oslo. ") * 500)
+    assert sum(decoded) < 100
 
 
 def test_what_decoding_drops_has_no_stop_string() -> None:
