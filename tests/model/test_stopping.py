@@ -12,7 +12,7 @@ from memos_core import MemCube
 from memos_core.model import Generation, MemoryModel
 from memos_core.model.stopping import Ending, StopTexts
 from tests.model.models import tokenizer_with
-from tests.model.test_streaming import like_llama_2
+from tests.model.test_streaming import bytes_of, like_llama_2
 
 ASKED = [{"role": "user", "content": "What must she not eat?"}]
 LONGER = [{"role": "user", "content": "Where is the black cat named Misha, and who repaired it?"}]
@@ -58,6 +58,13 @@ def test_a_stop_string_is_seen_with_the_token_that_completes_it(tokenizer: Any) 
             first = next((n for n in range(1, 61) if ends.stops(row[:n])), None)
             seen = next((n for n in range(1, 61) if ends.stops_now(row[:n])), None)
             assert seen == first
+
+
+def test_a_stop_string_is_seen_in_a_text_of_single_bytes() -> None:
+    tokenizer = like_llama_2()
+    row = tokenizer.convert_tokens_to_ids(bytes_of("東京は夜の七時。" * 12 + "終"))
+    ends = Ending(tokenizer=tokenizer, tokens=frozenset(), texts=("終",))
+    assert [n for n in range(1, len(row) + 1) if ends.stops_now(row[:n])] == [len(row)]
 
 
 def test_only_the_end_of_a_long_answer_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
