@@ -131,6 +131,26 @@ def metadata_of(
     return facts
 
 
+def conditions_of(
+    wanted: Mapping[str, object] | Mapping[tuple[str, ...], object] | None,
+) -> dict[object, object]:
+    """Return a filter of items' values as one of cubes' metadata."""
+    return {
+        ("value", *(key if isinstance(key, tuple) else (key,))): _compared(condition)
+        for key, condition in (wanted or {}).items()
+    }
+
+
+def _compared(wanted: object) -> object:
+    """Return a condition on one key of a value: operators, or what it must equal."""
+    if not isinstance(wanted, Mapping):
+        return wanted
+    keys = cast("Mapping[object, object]", wanted)
+    if any(isinstance(key, str) and key.startswith("$") for key in keys):
+        return keys
+    return {"$eq": dict(keys)}
+
+
 def key_of(cube: MemCube) -> str:
     """Return the key of an item; its cube's id, where another verb gave that other metadata."""
     return str(cube.metadata.get("key", cube.id))

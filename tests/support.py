@@ -6,8 +6,10 @@ import asyncio
 import hashlib
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -75,7 +77,8 @@ def is_blocked(dsn: str) -> bool:
 def let_others_enter(folder: Path) -> None:
     """Open a test's folder to the account that PostgreSQL runs under where we are root."""
     if os.geteuid() == 0:
-        for parent in (folder, *folder.parents[:2]):
+        folder.chmod(0o755)
+        for parent in takewhile(lambda one: not one.stat().st_mode & stat.S_IXOTH, folder.parents):
             parent.chmod(0o755)
 
 

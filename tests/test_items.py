@@ -544,6 +544,26 @@ def test_many_at_once_lose_nothing(ann: View) -> None:
     assert len({str(item.value) for item in found}) == 1  # each batch is whole
 
 
+def test_puts_and_deletes_of_one_key_at_once(ann: View) -> None:
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(40):
+                put(ann, "k", None if (number + turn) % 2 else {"text": f"{number} {turn}"})
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    put(ann, "k", {"text": "last"})
+    assert keys(search(ann)) == ["k"]
+
+
 def test_a_large_batch(ann: View) -> None:
     ops = [PutItem(namespace=(), key=f"{n}", value={"n": n}, texts=None) for n in range(3000)]
     ann.batch_items(ops)

@@ -6,8 +6,9 @@ import json
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn
 from uuid import UUID
 
 from memos_core import reader
@@ -15,6 +16,7 @@ from memos_core.checks import checked_count, checked_key, checked_metadata, chec
 from memos_core.cube import MemCube, Provenance, State
 from memos_core.errors import (
     CubeExists,
+    CubeNotFound,
     LimitExceeded,
     RulesChanged,
     SensitiveText,
@@ -29,6 +31,7 @@ from memos_core.item import (
     ListNamespaces,
     PutItem,
     SearchItems,
+    conditions_of,
     id_of,
     key_of,
     metadata_of,
@@ -239,10 +242,7 @@ class Items(Writing):
         }
 
     def _found(self, op: SearchItems, question: Vectors | None) -> list[Item]:
-        conditions: dict[object, object] = {
-            ("value", *(key if isinstance(key, tuple) else (key,))): _compared(wanted)
-            for key, wanted in (op.filter or {}).items()
-        }
+        conditions = conditions_of(op.filter)
         path = self._path(op.namespace)
         sought = (path, bool(conditions))  # few that pass a filter say nothing of all
         newest = question is None and sought not in self.engine.scattered
@@ -358,23 +358,30 @@ class Items(Writing):
 
     def _refuse_items(self, ids: Sequence[UUID]) -> NoReturn:
         """Say why items were not written."""
+        every = set(self.engine.run(forgetting.there(self._scope, ids)))
         there = self.engine.run(cubes.current(self._scope, ids))
         if denied := [id for id in ids if id in there and not there[id].may_write]:
             self._denied(denied, "write")
         if frozen := [id for id in ids if id in there and there[id].cube.state is State.FROZEN]:
             self._frozen(frozen)
-        raise CubeExists(
-            f"the ids of these items are others' in this tenant: {listed(ids)}; nothing was stored"
+        if self.caller is not None and (others := [id for id in every if id not in there]):
+            raise CubeExists(f"these items are others': {listed(others)}; nothing was stored")
+        raise TransactionCollided(  # somebody put or deleted them between two looks
+            f"others put and deleted {listed(ids)} at the same time: put them again"
         )
 
     def _end(self, ids: Sequence[UUID]) -> None:
         """Forget those of some items that are there for the caller."""
+        while found := self._there(ids):
+            with suppress(CubeNotFound):  # one went meanwhile
+                self.forget(found)
+                return
+
+    def _there(self, ids: Sequence[UUID]) -> list[UUID]:
+        """Return which of some items are there for the caller."""
         if self.caller is None:
-            found = self.engine.run(forgetting.there(self._scope, ids))
-        else:
-            found = list(self.engine.run(by_id.versions(self._scope, ids)))
-        if found:
-            self.forget(found)
+            return self.engine.run(forgetting.there(self._scope, ids))
+        return list(self.engine.run(by_id.versions(self._scope, ids)))
 
 
 def _is_one_statement(plan: _Plan, writes: _Writes) -> bool:
@@ -384,13 +391,3 @@ def _is_one_statement(plan: _Plan, writes: _Writes) -> bool:
     if len(writes.drafts) != 1 or writes.ended or writes.drafts[0].passages:
         return False
     return not any(by.rules.limits_writes for by in writes.ruled.values())
-
-
-def _compared(wanted: object) -> object:
-    """Return a condition on one key of a value: operators, or what it must equal."""
-    if not isinstance(wanted, Mapping):
-        return wanted
-    keys = cast("Mapping[object, object]", wanted)
-    if any(isinstance(key, str) and key.startswith("$") for key in keys):
-        return keys
-    return {"$eq": dict(keys)}
