@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn, TypeAlias, TypeVar, cast
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from memos_core.cli.options import AsJson, At, Database, json_object
 from memos_core.cli.plain import as_json
@@ -154,4 +155,5 @@ def answer(value: object, shown: RenderableType, *, raw: bool) -> None:
     if raw:
         output.out(as_json(value), highlight=False)
     else:
-        output.print(shown)
+        # A sentence is one line, however narrow the screen: what it names can be copied.
+        output.print(shown, soft_wrap=isinstance(shown, Text))
