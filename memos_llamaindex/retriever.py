@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+from llama_index.core.vector_stores.types import MetadataFilters
+from typing_extensions import override
 
 from memos_core import AsyncView, Hit, Kind, View
+from memos_llamaindex.filters import conditions_of
 
 # What tells a program where a memory came from would only distract a language model.
-_UNSPOKEN = ("message_ids", "version", "namespace", "reasons")
+_SPOKEN = {"speaker", "role", "said_at", "valid_from", "valid_to"}
 
 
 class MemOSRetriever(BaseRetriever):
     """The ``k`` memories of a view that answer a question best, as nodes.
 
-    The other arguments are those of ``View.search``. A node's id is its cube's. Its metadata are
-    the cube's with ``speaker``, ``said_at`` (ISO 8601), ``message_ids``, ``version``,
-    ``namespace`` and ``reasons`` (the parts of the score) over them; a language model is shown the
-    cube's own and the first two.
+    The other arguments are those of ``View.search``; ``filter`` may be LlamaIndex's
+    ``MetadataFilters``, as far as a search can compare so. A node's id is its cube's. Its metadata
+    are the cube's, with ``speaker``, ``role``, ``said_at`` (ISO 8601), ``session``,
+    ``message_ids``, ``version``, ``reasons`` (the parts of the score) and the like over them; a
+    language model is shown the cube's own, who said it and when, and for which time it holds.
+
+    Raises:
+        InvalidFilter: a search cannot compare as ``filter`` does.
     """
 
     def __init__(
@@ -30,13 +38,14 @@ class MemOSRetriever(BaseRetriever):
         *,
         memos: View,
         k: int = 5,
-        filter: Mapping[Any, object] | None = None,
+        filter: Mapping[Any, object] | MetadataFilters | None = None,
         tags: Iterable[str] | None = None,
         kinds: Iterable[Kind | str] | None = None,
         semantic_type: str | None = None,
         as_of: date | str | None = None,
         valid_at: date | str | None = None,
         min_score: float | None = None,
+        mode: Literal["hybrid", "dense", "lexical"] = "hybrid",
         callback_manager: CallbackManager | None = None,
         verbose: bool = False,
     ) -> None:
@@ -46,41 +55,81 @@ class MemOSRetriever(BaseRetriever):
         self.memos = memos
         self._options: dict[str, Any] = {
             "k": k,
-            "filter": filter,
+            "filter": conditions_of(filter) if isinstance(filter, MetadataFilters) else filter,
             "tags": None if tags is None else tuple(tags),
             "kinds": None if kinds is None else tuple(kinds),
             "semantic_type": semantic_type,
             "as_of": as_of,
             "valid_at": valid_at,
             "min_score": min_score,
+            "mode": mode,
         }
 
+    @override
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         hits = self.memos.search(query_bundle.query_str, **self._options)
         return [_node(hit) for hit in hits]
 
+    @override
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         hits = await AsyncView(self.memos).search(query_bundle.query_str, **self._options)
         return [_node(hit) for hit in hits]
 
 
+class _Memory(TextNode):
+    """A memory as a node: the same one, whatever question found it."""
+
+    @property
+    @override
+    def hash(self) -> str:
+        # By this a fusion of several questions tells what it found twice. LlamaIndex's own takes in
+        # the metadata, in which the reasons are others for each question.
+        return hashlib.sha256(f"{self.node_id}\n{self.text}".encode()).hexdigest()
+
+
 def _node(hit: Hit) -> NodeWithScore:
-    cube, origin = hit.cube, hit.cube.provenance
-    said_at = origin.said_at or cube.valid_from
-    metadata: dict[str, Any] = {
-        **cube.metadata,
-        "speaker": origin.speaker or origin.role,
-        "said_at": said_at.isoformat() if said_at else None,
-        "message_ids": list(hit.message_ids),
-        "version": cube.version,
-        "namespace": list(cube.namespace),
-        "reasons": dict(hit.reasons),
-    }
-    node = TextNode(
-        id_=str(cube.id),
-        text=cube.text,
-        metadata={key: value for key, value in metadata.items() if value is not None},
-        excluded_llm_metadata_keys=list(_UNSPOKEN),
-        excluded_embed_metadata_keys=list(_UNSPOKEN),
+    facts = _facts(hit)
+    twice = {"role"} if "speaker" in facts else set[str]()
+    if facts.get("valid_from") == facts.get("said_at"):
+        twice.add("valid_from")
+    unspoken = [name for name in facts if name not in _SPOKEN - twice]
+    node = _Memory(
+        id_=str(hit.cube.id),
+        text=hit.text,
+        metadata={  # pyright: ignore[reportCallIssue] LlamaIndex's alias of it is extra_info
+            **hit.cube.metadata,
+            **facts,
+        },
+        excluded_llm_metadata_keys=unspoken,
+        excluded_embed_metadata_keys=unspoken,
     )
     return NodeWithScore(node=node, score=hit.score)
+
+
+def _facts(hit: Hit) -> dict[str, Any]:
+    """Return where a memory is from and why it was found, as LangChain's documents have it."""
+    cube, origin, governed = hit.cube, hit.cube.provenance, hit.cube.governance
+    facts = {
+        "speaker": origin.speaker,
+        "said_at": origin.said_at and origin.said_at.isoformat(),
+        "session": origin.session,
+        "role": origin.role,
+        "message_ids": list(origin.message_ids),
+        "source": origin.source,
+        "publisher": origin.publisher,
+        "channel": origin.channel,
+        "licence": origin.licence,
+        "owner": governed.owner,
+        "sensitivity": list(governed.sensitivity) or None,
+        "namespace": list(cube.namespace),
+        "kind": str(cube.kind),
+        "semantic_type": cube.semantic_type,
+        "tags": list(cube.tags),
+        "version": cube.version,
+        "created_at": cube.created_at.isoformat(),
+        "updated_at": cube.updated_at.isoformat(),
+        "valid_from": cube.valid_from and cube.valid_from.isoformat(),
+        "valid_to": cube.valid_to and cube.valid_to.isoformat(),
+        "reasons": dict(hit.reasons),
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}
