@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec
 
 from llama_index.core.tools import ToolMetadata
 from llama_index.core.tools.function_tool import FunctionTool
 from llama_index.core.tools.tool_spec.base import SPEC_FUNCTION_TYPE, BaseToolSpec
+from llama_index.core.tools.types import DefaultToolFnSchema
 from pydantic import BaseModel, Field
 from typing_extensions import override
 
@@ -61,6 +63,10 @@ _TOOLS = {
     "forget": ToolMetadata(name="forget", description=_FORGET, fn_schema=_Forget),
 }
 
+_PAIRS: dict[str, tuple[str, str]] = {
+    either: (name, f"a{name}") for name in _TOOLS for either in (name, f"a{name}")
+}
+
 
 class MemOSToolSpec(BaseToolSpec):
     """Three tools over a view, ``remember``, ``recall`` and ``forget``, each also awaited.
@@ -71,11 +77,7 @@ class MemOSToolSpec(BaseToolSpec):
     memory cannot be reached, is an answer to the model; no call raises, and the latter is logged.
     """
 
-    spec_functions = [  # noqa: RUF012 the base class has a list there
-        ("remember", "aremember"),
-        ("recall", "arecall"),
-        ("forget", "aforget"),
-    ]
+    spec_functions = [*_TOOLS]  # noqa: RUF012 the base class has a list there
 
     def __init__(self, memos: View) -> None:
         self.memos = memos
@@ -122,8 +124,17 @@ class MemOSToolSpec(BaseToolSpec):
         spec_functions: list[SPEC_FUNCTION_TYPE] | None = None,
         func_to_metadata_mapping: dict[str, ToolMetadata] | None = None,
     ) -> list[FunctionTool]:
-        """Return the tools; other names and descriptions can be given by the functions' names."""
-        return super().to_tool_list(spec_functions, {**_TOOLS, **(func_to_metadata_mapping or {})})
+        """Return the tools, or those that are named, each for blocking and awaited calls.
+
+        Other names and descriptions can be given by the functions' names.
+        """
+        given = func_to_metadata_mapping or {}
+        pairs = [
+            _PAIRS.get(one, one) if isinstance(one, str) else one
+            for one in spec_functions or self.spec_functions
+        ]
+        told = {name: _told(name, given.get(name) or given.get(f"a{name}")) for name in _TOOLS}
+        return super().to_tool_list(pairs, {**given, **told})
 
     def _answer(
         self, work: Callable[Concatenate[View, P], str], *args: P.args, **kwargs: P.kwargs
@@ -135,6 +146,16 @@ class MemOSToolSpec(BaseToolSpec):
         except MemOSError:
             _log.exception("a model's call of its memory failed")
             return "The memory cannot be reached now, and nothing was changed."
+
+
+def _told(name: str, given: ToolMetadata | None) -> ToolMetadata:
+    """Return what a model is told of a tool: as given, with the tool's own arguments."""
+    ours = _TOOLS[name]
+    if given is None:
+        return replace(ours)  # a tool's can be changed
+    # Who names another tool names no arguments, for which LlamaIndex has a single "input".
+    unnamed = given.fn_schema in (None, DefaultToolFnSchema)
+    return replace(given, fn_schema=ours.fn_schema) if unnamed else given
 
 
 def _remembered(view: View, content: str) -> str:
@@ -152,6 +173,6 @@ def _recalled(
 
 
 def _forgotten(view: View, id: str) -> str:
-    known = named(view, id)
+    known = named(view, str(id))  # models write ids of digits alone as numbers
     view.forget(known.id)
     return f"Forgotten: {short_id(known.id)}"

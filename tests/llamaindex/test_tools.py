@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
+import threading
 from collections.abc import Callable
+from typing import Any
+from unittest import mock
+from uuid import UUID, uuid4
 
 import pytest
-from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.agent.workflow import FunctionAgent, ReActAgent
 from llama_index.core.base.llms.types import ToolCallBlock
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import ToolMetadata
+from pydantic import BaseModel, Field
 
 from memos_core import MemOS, Rules, View, short_ids
 from memos_llamaindex import MemOSToolSpec
@@ -78,6 +84,18 @@ def test_what_goes_by_no_name_is_refused(ann: View, ask: Ask, name: str):
     assert len(ann.search("peanuts")) == 1
 
 
+@pytest.mark.parametrize("id", [None, 12345678, ["figs"]])
+def test_what_is_no_text_names_no_memory(ask: Ask, id: object):
+    assert "nothing was changed" in ask("forget", id=id)
+
+
+def test_an_id_of_digits_may_be_a_number(ann: View, ask: Ask):
+    ann.add("figs", id=UUID(f"{str(uuid4())[:-8]}12345678"))
+    ask("recall", query="figs")
+    assert ask("forget", id=12345678) == "Forgotten: 12345678"
+    assert ann.search("figs") == []
+
+
 def test_a_name_of_several_memories_is_refused(ann: View, ask: Ask):
     ids = [str(ann.add("figs").id) for _ in range(2)]
     told = ask("forget", id="figs")
@@ -133,22 +151,127 @@ def test_models_are_told_when_and_with_what(ann: View):
     assert "exact words" in str(forget["parameters"]["properties"]["id"])
 
 
-def test_a_program_can_tell_them_otherwise(ann: View):
-    mine = ToolMetadata(name="erase", description="Only when you are told twice.")
-    tools = MemOSToolSpec(ann).to_tool_list(func_to_metadata_mapping={"forget": mine})
+@pytest.mark.parametrize("named", ["forget", "aforget"])
+def test_a_program_can_tell_them_otherwise(ann: View, named: str):
+    ann.add("figs")
+    mine = ToolMetadata(name="erase", description="Only when told twice.", return_direct=True)
+
+    tools = MemOSToolSpec(ann).to_tool_list(func_to_metadata_mapping={named: mine})
+
     assert [tool.metadata.name for tool in tools] == ["remember", "recall", "erase"]
+    told = tools[-1].metadata.to_openai_tool()["function"]
+    assert told["description"] == "Only when told twice."
+    assert list(told["parameters"]["properties"]) == ["id"]
+    assert tools[-1].metadata.return_direct
+    assert str(tools[-1].call(id="figs").content).startswith("Forgotten")
 
 
-@pytest.mark.filterwarnings(
+def test_a_program_can_have_other_arguments_told(ann: View):
+    class Wish(BaseModel):
+        id: str = Field(description="What the user names twice.")
+
+    mine = ToolMetadata(name="erase", description="Erases.", fn_schema=Wish)
+    tools = MemOSToolSpec(ann).to_tool_list(func_to_metadata_mapping={"forget": mine})
+    assert "names twice" in str(tools[-1].metadata.to_openai_tool())
+
+
+@pytest.mark.parametrize("names", [["recall"], ["arecall"], [("recall", "arecall")]])
+async def test_one_of_them_alone_blocks_and_is_awaited(ann: View, names: Any):
+    ann.add("figs")
+    (tool,) = MemOSToolSpec(ann).to_tool_list(names)
+    assert tool.metadata.name == "recall"
+    assert "before you forget" in tool.metadata.description
+    threads = watched(ann)
+    assert "figs" in str(tool.call(query="figs").content)
+    assert "figs" in str((await tool.acall(query="figs")).content)
+    assert threads == [threading.current_thread().name, mock.ANY]
+    assert threads[1].startswith("memos")
+
+
+async def test_a_program_can_add_tools_of_its_own(ann: View):
+    class More(MemOSToolSpec):
+        def count(self) -> str:
+            """Count what is remembered."""
+            return str(self.memos.stats().cubes)
+
+    ann.add("figs")
+    tools = await More(ann).to_tool_list_async(["recall", "count"])
+    assert [str(tool.metadata.name) for tool in tools] == ["recall", "count"]
+    assert str(tools[1].call().content) == "1"
+
+
+def test_what_is_changed_in_one_tool_is_not_in_others(ann: View):
+    MemOSToolSpec(ann).to_tool_list()[0].metadata.name = "mine"
+    assert MemOSToolSpec(ann).to_tool_list()[0].metadata.name == "remember"
+
+
+def watched(view: View) -> list[str]:
+    """Return the threads that search from now on."""
+    threads: list[str] = []
+    search = View.search
+
+    def noted(one: View, *args: Any, **options: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return search(one, *args, **options)
+
+    object.__setattr__(view, "search", functools.partial(noted, view))
+    return threads
+
+
+def called(name: str, **arguments: object) -> ChatMessage:
+    call = ToolCallBlock(tool_call_id=f"c-{name}", tool_name=name, tool_kwargs=arguments)
+    return ChatMessage(role="assistant", blocks=[call])
+
+
+WARNINGS = (  # of LlamaIndex's own agents
     "ignore:The `__fields:pydantic.warnings.PydanticDeprecatedSince20:inspect",
     "ignore:Accessing the 'model_:pydantic.warnings.PydanticDeprecatedSince211:inspect",
+    "ignore:is_running called:DeprecationWarning:llama_index.core.agent.workflow.react_agent",
 )
-async def test_an_agent_uses_them(ann: View):
-    call = ToolCallBlock(tool_call_id="c1", tool_name="remember", tool_kwargs={"content": "figs"})
-    script = Script(ChatMessage(role="assistant", blocks=[call]), "Done.")
 
+
+@pytest.mark.filterwarnings(*WARNINGS)
+async def test_an_agent_remembers_recalls_and_forgets(ann: View):
+    ann.add("The sea is cold in May.")
+    kari = "Ann's sister Kari visits in May."
+
+    class Forgetful(Script):
+        def _answer(self, messages: list[ChatMessage], **_: Any) -> ChatMessage:
+            answer = super()._answer(messages)
+            if answer.content != "Forget it.":
+                return answer
+            return called("forget", id=shown_id(prompt(messages[-1:])))
+
+    script = Forgetful(
+        called("remember", content=kari),
+        called("recall", query="Kari's visit", limit=1),
+        "Forget it.",
+        "Forgotten.",
+    )
     agent = FunctionAgent(llm=script.llm, tools=MemOSToolSpec(ann).to_tool_list())
-    await agent.run("Remember figs.")
 
-    assert "Remembered: [" in prompt(script.prompts[1])
+    answer = await agent.run("Note that Kari visits in May. No, forget it again.")
+
+    assert str(answer) == "Forgotten."
+    told = [str(one.tool_output.content) for one in answer.tool_calls]
+    assert [line.split(" ")[0] for line in told] == ["Remembered:", mock.ANY, "Forgotten:"]
+    assert kari in told[1]
+    assert [hit.text for hit in ann.search("Kari May")] == ["The sea is cold in May."]
+
+
+@pytest.mark.filterwarnings(*WARNINGS)
+async def test_an_agent_may_be_given_blocking_functions(ann: View):
+    spec = MemOSToolSpec(ann)
+    script = Script(called("remember", content="figs"), called("recall", query="figs"), "Done.")
+    agent = FunctionAgent(llm=script.llm, tools=[spec.remember, spec.recall])
+    await agent.run("Remember figs.")
+    assert "figs" in prompt(script.prompts[2][-1:])
+
+
+@pytest.mark.filterwarnings(*WARNINGS)
+async def test_an_agent_that_thinks_aloud_uses_them(ann: View):
+    act = 'Thought: I note it.\nAction: remember\nAction Input: {"content": "figs"}'
+    script = Script(act, "Thought: I can answer.\nAnswer: Done.")
+    agent = ReActAgent(llm=script.llm, tools=MemOSToolSpec(ann).to_tool_list())
+    assert str(await agent.run("Remember figs.")) == "Done."
     assert [hit.text for hit in ann.search("figs")] == ["figs"]
