@@ -107,6 +107,7 @@ WEIGHED: LiteralString = """
     ), slope AS MATERIALIZED (
         SELECT 0.9 / mean AS slope FROM corpus
     )"""
+# One window, though `lag` and `lead` look at no frame: each window passes over all rows once more.
 _SPOKEN: LiteralString = """
     {name}_spoken AS (
         SELECT
@@ -114,13 +115,14 @@ _SPOKEN: LiteralString = """
             mask | coalesce(bit_or(mask) FILTER (WHERE short) OVER around, 0) AS near_mask,
             (word_count + coalesce(sum(word_count) FILTER (WHERE short) OVER around, 0))::float8
                 / (1 + count(*) FILTER (WHERE short) OVER around) AS near_count,
-            coalesce(lag(cosine) OVER said, 0) + coalesce(lead(cosine) OVER said, 0)
+            coalesce(lag(cosine) OVER around, 0) + coalesce(lead(cosine) OVER around, 0)
                 AS near_cosine
         FROM {rows}, LATERAL (SELECT word_count <= %(context_words)s AS short) AS neighbour
         WHERE thread IS NOT NULL
-        WINDOW
-            said AS (PARTITION BY thread ORDER BY turn, id),
-            around AS (said ROWS BETWEEN 2 PRECEDING AND 2 FOLLOWING EXCLUDE CURRENT ROW)
+        WINDOW around AS (
+            PARTITION BY thread ORDER BY turn, id
+            ROWS BETWEEN 2 PRECEDING AND 2 FOLLOWING EXCLUDE CURRENT ROW
+        )
     )"""
 _SIGNALS: LiteralString = """,
     {name} AS MATERIALIZED (
