@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from llama_index.core.llms import ChatMessage
+from llama_index.core.llms.mock import MockFunctionCallingLLM
 from nbclient import NotebookClient
 
 from memos_core import View
-from memos_core.demo.frameworks import QuotingChatModel, QuotingLLM
+from memos_core.demo.frameworks import QuotingChatModel, QuotingLLM, answer_to
 from memos_core.model import MemoryModel
 from tests.model.models import model_of, tokenizer_with
 
@@ -83,6 +86,48 @@ def test_langchain_runs_from_top_to_bottom(database: str, monkeypatch: pytest.Mo
     assert names["documents"]
     assert names["good"][0][0].id == "canteen"
     assert names["reply"].usage_metadata["input_token_details"]["cache_read"] > 0
+
+
+# Making an agent, workflows looks at every attribute that a pydantic model has.
+@pytest.mark.usefixtures("small_model")
+@pytest.mark.filterwarnings(
+    "ignore:The `__fields:pydantic.warnings.PydanticDeprecatedSince20:inspect",
+    "ignore:Accessing the 'model_:pydantic.warnings.PydanticDeprecatedSince211:inspect",
+)
+async def test_llamaindex_runs_from_top_to_bottom(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMOS_DATABASE", database)
+    names: dict[str, Any] = {"llm": quoting_llm()}
+    for number, snippet in enumerate(snippets("docs/llamaindex.md")):
+        code = compile(
+            snippet, f"llamaindex.md snippet {number}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        )
+        if (running := eval(code, names)) is not None:  # noqa: S307
+            await running
+    assert "I am allergic to peanuts." in str(names["answer"])
+    assert "peanuts" not in names["saved"]
+    assert "I am allergic to peanuts." in str(names["restored"])
+    assert "I am allergic to peanuts." in str(names["reply"])
+    assert "I am allergic to peanuts." in str(names["noted"])
+    assert "I am allergic to peanuts." in [node.text for node in names["nodes"]]
+    cafe = ["The harbour café has no nuts."]
+    assert [node.text for node in names["cafes"]] == cafe
+    assert [node.text for node in names["newer"]] == cafe
+    assert names["last_year"] == []
+    assert "Kari" in str(names["made"].content)
+    assert "Kari" in str(names["found"].content)
+    assert names["response"].additional_kwargs["cached_tokens"] > 0
+
+
+def quoting_llm() -> MockFunctionCallingLLM:
+    """Return a model that calls tools, at least in name, and quotes the memory it is given."""
+
+    def answer(messages: Sequence[ChatMessage], **_: Any) -> ChatMessage:
+        prompt = "\n".join(message.content or "" for message in messages[-1:])
+        return ChatMessage(role="assistant", content=answer_to(prompt))
+
+    return MockFunctionCallingLLM(response_generator=answer, is_chat_model=True)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
