@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
 
-from memos_core.store.statements.permission import STANDS, STOOD, unheard, unheard_then
+from memos_core.store.statements.permission import (
+    STANDS,
+    STANDS_TO_ALL,
+    STOOD,
+    unheard,
+    unheard_then,
+)
 
 # A metadata condition is one of these, with parameters of its own, so that no SQL is ever made of
 # what a user wrote. Numbers compare with numbers, strings with strings.
@@ -98,19 +104,22 @@ class Filters:
             or self.states is not None
         )
 
-    def sql(self) -> LiteralString:
-        """Return the condition; its parameters are this object's fields."""
+    def sql(self, *, governed: bool = True) -> LiteralString:
+        """Return the condition; its parameters are this object's fields.
+
+        Where nobody asks by name, not ``governed``, what others are made of may be read.
+        """
         moment: LiteralString = "now()"
         if self.valid_at is not None:
             moment = "%(valid_at)s::timestamptz"
         elif self.as_of is not None:
             moment = "%(as_of)s::timestamptz"
         asked = None if self.any_time else moment
-        merged = unheard(asked) if self.as_of is None else unheard_then(asked)
+        merged = unheard(asked, governed=governed) if self.as_of is None else unheard_then(asked)
         given: list[tuple[bool, LiteralString]] = [
             (self.states is None, _HEARD + merged + ")"),
             (self.states is not None, _STATE + " = ANY(%(states)s::text[])"),
-            (True, STANDS if self.as_of is None else STOOD),
+            (True, STOOD if self.as_of else STANDS if governed else STANDS_TO_ALL),
             (not self.any_time, "(valid_from IS NULL OR valid_from <= " + moment + ")"),
             (not self.any_time, "(valid_to IS NULL OR valid_to > " + moment + ")"),
             (bool(self.tags), "tags @> %(tags)s::text[]"),

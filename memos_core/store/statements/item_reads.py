@@ -174,7 +174,14 @@ def search(
 def _passing(scope: Scope, filters: Filters) -> LiteralString:
     """Return the condition of items that may answer."""
     may_read: LiteralString = "" if scope.caller is None else MAY_READ_INSIDE + " AND "
-    return _LIVE + " AND " + may_read + _IS_ITEM + " AND " + filters.sql()
+    return (
+        _LIVE
+        + " AND "
+        + may_read
+        + _IS_ITEM
+        + " AND "
+        + filters.sql(governed=scope.caller is not None)
+    )
 
 
 def _nearest(passing: LiteralString) -> LiteralString:

@@ -97,13 +97,17 @@ WEIGHED: LiteralString = """
             ) AS inverse
         ) AS term
     ), sums AS MATERIALIZED (
-        SELECT array_agg(sum ORDER BY chunk, value) AS sums
-        FROM generate_series(0, (%(places)s - 1) / 6) AS chunk
+        SELECT array_agg(
+            coalesce(shares[6 * chunk + 1], 0) * (value & 1)
+                + coalesce(shares[6 * chunk + 2], 0) * (value >> 1 & 1)
+                + coalesce(shares[6 * chunk + 3], 0) * (value >> 2 & 1)
+                + coalesce(shares[6 * chunk + 4], 0) * (value >> 3 & 1)
+                + coalesce(shares[6 * chunk + 5], 0) * (value >> 4 & 1)
+                + coalesce(shares[6 * chunk + 6], 0) * (value >> 5 & 1)
+            ORDER BY chunk, value
+        ) AS sums
+        FROM weight, generate_series(0, (%(places)s - 1) / 6) AS chunk
         CROSS JOIN generate_series(0, (1 << least(6, %(places)s - 6 * chunk)) - 1) AS value
-        CROSS JOIN LATERAL (
-            SELECT coalesce(sum((SELECT shares FROM weight)[6 * chunk + bit + 1]), 0) AS sum
-            FROM generate_series(0, 5) AS bit WHERE value >> bit & 1 = 1
-        ) AS chosen
     ), slope AS MATERIALIZED (
         SELECT 0.9 / mean AS slope FROM corpus
     )"""

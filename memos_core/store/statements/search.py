@@ -167,7 +167,7 @@ def _finish(query: Query, columns: LiteralString) -> LiteralString:
 
 def _by_vector(query: Query) -> LiteralString:
     columns = "id, " + _DISTANCE + " AS distance"
-    passing = _SAME_MODEL + " AND " + query.filters.sql()
+    passing = _SAME_MODEL + " AND " + _filtered(query)
     if query.index is None:
         sources = " memory AS NOT MATERIALIZED (" + _memory(query) + ")"
         memories = "SELECT " + columns + " FROM memory WHERE " + passing
@@ -212,7 +212,7 @@ def _all(query: Query, terms: Terms) -> LiteralString:
         + "), live AS MATERIALIZED (SELECT "
         + _ranked(query, terms, "passes")
         + " FROM memory CROSS JOIN LATERAL (SELECT ("
-        + query.filters.sql()
+        + _filtered(query)
         + ") AS passes) AS filtered"
         + ("" if query.vector is None else " WHERE " + _SAME_MODEL)
         + "),"
@@ -224,9 +224,9 @@ def _all(query: Query, terms: Terms) -> LiteralString:
 
 def _likely(query: Query, terms: Terms) -> LiteralString:
     """Return the same from the view's search index."""
-    columns = _ranked(query, terms, "(" + query.filters.sql() + ")")
+    columns = _ranked(query, terms, "(" + _filtered(query) + ")")
     live = _live(query) + ("true" if query.vector is None else _SAME_MODEL)
-    passing = live + " AND " + query.filters.sql()
+    passing = live + " AND " + _filtered(query)
     nearest: LiteralString = ""
     found = "SELECT * FROM worded UNION ALL " + candidates.fetched(
         "SELECT id FROM late", columns, live
@@ -278,6 +278,10 @@ def _live(query: Query) -> LiteralString:
     if not query.governed:
         return _LIVE
     return _LIVE + MAY_READ_INSIDE + _AND + ("" if query.terms is None else STANDS + _AND)
+
+
+def _filtered(query: Query) -> LiteralString:
+    return query.filters.sql(governed=query.governed)
 
 
 def _ranked(query: Query, terms: Terms, passes: LiteralString) -> LiteralString:
