@@ -35,29 +35,14 @@ from psycopg.conninfo import conninfo_to_dict
 
 from benchmarks.machine import machine
 from benchmarks.overhead import WARM_UP, Line, measure, timed
+from benchmarks.stand_in import WIDTH, Table
 from memos_core import MemOS, View
 from memos_core.store.embedded import EmbeddedServer
 from memos_langchain import MemOSMiddleware, MemOSStore
-from memos_langchain.embeddings import embedder_of
 
-WIDTH = 384
 USERS = 100
 BATCH = 1_000
-TABLE = 16_384  # vectors
 THINKING = 0.02  # seconds that the model takes; what is read behind the run is read meanwhile
-
-
-class Table:
-    """The shared stand-in for an embedder: the number in a text says which vector is its."""
-
-    def __init__(self) -> None:
-        random = np.random.default_rng(0)
-        directions = random.normal(size=(16, WIDTH))
-        meant = random.normal(size=(TABLE, 16)) @ directions
-        self._vectors = (meant + random.normal(size=(TABLE, WIDTH))).astype(np.float32)
-
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        return [self._vectors[int(text.split()[1]) % TABLE].tolist() for text in texts]
 
 
 def value(number: int) -> dict[str, Any]:
@@ -203,13 +188,13 @@ def turns(view: View, memories: int, rounds: int) -> Line:
 
 def run(dsn: str, *, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
     """Fill both stores and measure them, at each size."""
-    table = Table()
     lines: list[Line] = []
-    index = {"dims": WIDTH, "embed": table.embed, "fields": ["text"]}
+    table = Table()
+    index = {"dims": WIDTH, "embed": lambda texts: table.embed(texts).tolist(), "fields": ["text"]}
     with (
-        MemOSStore.from_conn_string(_database(dsn, "ours"), index=index) as ours,
+        MemOSStore.from_conn_string(database(dsn, "ours"), index=index) as ours,
         PostgresStore.from_conn_string(
-            _database(dsn, "theirs"), index={**index, "ann_index_config": {"kind": "flat"}}
+            database(dsn, "theirs"), index={**index, "ann_index_config": {"kind": "flat"}}
         ) as theirs,
     ):
         theirs.setup()
@@ -217,10 +202,10 @@ def run(dsn: str, *, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
         for size in sorted(sizes):
             bench.fill(size)
             for name in ("ours", "theirs"):
-                with psycopg.connect(_address(dsn, name), autocommit=True) as connection:
+                with psycopg.connect(address(dsn, name), autocommit=True) as connection:
                     connection.execute("VACUUM ANALYZE")
             lines += bench.lines()
-    with MemOS.open(_database(dsn, "turns"), embedder=embedder_of(table.embed)) as memos:
+    with MemOS.open(database(dsn, "turns"), embedder=table) as memos:
         lived = [turns(memos.at("bench", f"{count}"), count, rounds) for count in (100, 1_000)]
     return {
         "machine": machine(),
@@ -229,14 +214,14 @@ def run(dsn: str, *, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
     }
 
 
-def _address(dsn: str, name: str) -> str:
+def address(dsn: str, name: str) -> str:
     return "postgresql:///?" + urlencode({**conninfo_to_dict(dsn), "dbname": name})
 
 
-def _database(dsn: str, name: str) -> str:
+def database(dsn: str, name: str) -> str:
     with psycopg.connect(dsn, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}")
-    return _address(dsn, name)
+    return address(dsn, name)
 
 
 def main() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from benchmarks import kv, langchain
+from benchmarks import kv, langchain, llamaindex
 from benchmarks.retrieval import Scores, conversations, measure
 from tests.support import WordEmbedder, let_others_enter
 
@@ -75,14 +78,31 @@ def test_kv_caches_are_measured(database: str, tmp_path: Path) -> None:
     assert "| memory / floor |" in kv.table(result)
 
 
-def test_langchains_stores_are_measured_side_by_side(server: str) -> None:
+@contextmanager
+def databases(server: str, *names: str) -> Iterator[None]:
+    """Take away what a benchmark leaves on a server."""
     with psycopg.connect(server, autocommit=True) as admin:
         try:
-            result = langchain.run(server, sizes=[1_000], rounds=2)
+            yield
         finally:
-            for name in ("ours", "theirs", "turns"):
+            for name in names:
                 admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")  # type: ignore[arg-type]
+
+
+def test_langchains_stores_are_measured_side_by_side(server: str) -> None:
+    with databases(server, "ours", "theirs", "turns"):
+        result = langchain.run(server, sizes=[1_000], rounds=2)
     assert len(result["lines"]) == 9
     assert all(
         line["p50"] > 0 and line["floor"] > 0 for line in [*result["lines"], *result["turns"]]
     )
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of connections that Memory leaves open
+def test_llamaindex_memories_are_measured_side_by_side(server: str) -> None:
+    with databases(server, "ours", "stock", "kept_0", "kept_1", "kept_2"):
+        result = llamaindex.run(server, sizes=[1_000], rounds=2)
+        gc.collect()
+    assert len(result["lines"]) == 6
+    assert all(line["p50"] > 0 and line["floor"] > 0 for line in result["lines"])
+    assert [one["ours"] for one in result["kept"]] == [one["put"] for one in result["kept"]]
