@@ -16,7 +16,7 @@ from langgraph.runtime import Runtime
 from typing_extensions import override
 
 from memos_core import AsyncView, ChatFn, Recall, View
-from memos_langchain.background import Background, await_for, wait_for
+from memos_core.background import Background, await_for, wait_for
 from memos_langchain.latest import Latest
 from memos_langchain.tools import (
     create_forget_memory_tool,

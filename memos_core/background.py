@@ -1,18 +1,24 @@
-"""Work behind a run: in order for each memory, on the memory's own threads."""
+"""Work behind an answer: in order for each memory, on the memory's own threads."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
-from memos_core import Namespace, View
+from memos_core.engine import Engine
+from memos_core.namespace import Namespace
+from memos_core.view import View
 
-_log = logging.getLogger("memos_langchain")
+_log = logging.getLogger("memos_core")
+_FAILURES = 1_000  # namespaces whose failures are kept for those who ask; all are logged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,13 +27,14 @@ class _Job:
 
     keys: frozenset[object]
     work: Callable[[], object]
+    slow: bool
     done: Future[None] = field(default_factory=Future[None])
 
 
 class Background:
     """Jobs that wait or run; those of one namespace run one after the other.
 
-    They begin with ``begin``, or once somebody waits for them, so that a run's own work comes
+    They begin with ``begin``, or once somebody waits for them, so that an answer's own work comes
     first. Closing the MemOS waits for those that began, and so does the end of the process.
     """
 
@@ -36,24 +43,41 @@ class Background:
         self._waiting: list[View] = []  # of the jobs that no worker was asked for
         self._busy: set[Namespace] = set()
         self._workers = 0
-        self._failed: Exception | None = None
+        self._from = 0.0  # when the workers begin, by time.monotonic()
+        self._failed: dict[Namespace, Exception] = {}
         self._lock = threading.Lock()
+        self._begun = threading.Condition(self._lock)
 
-    def submit(self, view: View, keys: Collection[object], work: Callable[[], object]) -> None:
-        """Have some messages of a memory worked on, after those before them."""
-        job = _Job(keys=frozenset(keys), work=work)
+    def submit(
+        self,
+        view: View,
+        keys: Collection[object],
+        work: Callable[[], object],
+        *,
+        slow: bool = False,
+    ) -> None:
+        """Have some messages of a memory worked on, after those before them.
+
+        What a language model does is ``slow``.
+        """
+        job = _Job(keys=frozenset(keys), work=work, slow=slow)
         job.done.set_running_or_notify_cancel()  # so that nobody who waits can cancel it
         with self._lock:
             self._jobs.setdefault(view.namespace, deque()).append(job)
             self._waiting.append(view)
 
-    def begin(self) -> None:
-        """Begin with what was submitted.
+    def begin(self, *, within: float = 0.0) -> None:
+        """Begin with what was submitted: now, or in so many seconds unless told again before.
 
         Raises:
             Closed: the MemOS is.
         """
         with self._lock:
+            if not within:
+                self._from = 0.0
+                self._begun.notify_all()
+            elif not self._workers:  # those at work go on
+                self._from = time.monotonic() + within
             while self._waiting:
                 view = self._waiting[-1]
                 # A language model may take its time: half of the threads are left to verbs.
@@ -63,32 +87,51 @@ class Background:
                 self._waiting.pop()
 
     def pending(
-        self, namespace: Namespace | None = None, *, but: Collection[object] = ()
+        self,
+        namespace: Namespace | None = None,
+        *,
+        but: Collection[object] = (),
+        slow: bool = True,
     ) -> list[Future[None]]:
-        """Return what waits or runs, of a memory; but not for messages among ``but``."""
+        """Return what waits or runs, of a memory and all inside it.
+
+        It leaves out what is only for messages among ``but``, and without ``slow`` all that is or
+        waits for something slow.
+        """
+        besides, within = frozenset(but), namespace or ()
         with self._lock:
-            every = self._jobs.values() if namespace is None else [self._jobs.get(namespace, ())]
-            found = [job.done for jobs in every for job in jobs if job.keys.isdisjoint(but)]
+            found = [
+                job.done
+                for where, jobs in self._jobs.items()
+                if where[: len(within)] == within
+                for job in itertools.takewhile(lambda job: slow or not job.slow, jobs)
+                if not job.keys <= besides
+            ]
         if found:
             self.begin()
         return found
 
-    def raise_failure(self) -> None:
-        """Raise what a job failed with first since the last call."""
+    def raise_failure(self, namespace: Namespace | None = None) -> None:
+        """Raise what a job, of a memory, failed with first since the last call."""
         with self._lock:
-            failed, self._failed = self._failed, None
+            one = next(iter(self._failed), None) if namespace is None else namespace
+            failed = self._failed.pop(one, None) if one is not None else None
+            if namespace is None:
+                self._failed.clear()
         if failed is not None:
             raise failed
 
     def _work(self) -> None:
+        with self._begun:
+            while (left := self._from - time.monotonic()) > 0:
+                self._begun.wait(left)
         while (namespace := self._next()) is not None:
             job = self._jobs[namespace][0]
             try:
                 job.work()
             except Exception as error:  # noqa: BLE001 they are stored, and due to be read again
                 _log.exception("what was said in %s is not yet read", "/".join(namespace))
-                with self._lock:
-                    self._failed = self._failed or error
+                self._fail(namespace, error)
             self._end(namespace)
             job.done.set_result(None)
 
@@ -102,12 +145,26 @@ class Background:
                 self._jobs.move_to_end(ready)
             return ready
 
+    def _fail(self, namespace: Namespace, error: Exception) -> None:
+        with self._lock:
+            if len(self._failed) >= _FAILURES:
+                self._failed.pop(next(iter(self._failed)))
+            self._failed.setdefault(namespace, error)
+
     def _end(self, namespace: Namespace) -> None:
         with self._lock:
             self._busy.remove(namespace)
             self._jobs[namespace].popleft()
             if not self._jobs[namespace]:
                 del self._jobs[namespace]
+
+
+_shared: WeakKeyDictionary[Engine, Background] = WeakKeyDictionary()
+
+
+def background_of(view: View) -> Background:
+    """Return the jobs of a MemOS, for those who share them: objects that come and go."""
+    return _shared.setdefault(view.engine, Background())
 
 
 def wait_for(pending: Sequence[Future[None]], timeout: float | None = None) -> None:
