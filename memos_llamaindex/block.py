@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from typing import Any, Self, TypeAlias
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
@@ -17,13 +16,13 @@ from memos_core import (
     ChatFn,
     Closed,
     EmbedderUnavailable,
-    Hit,
     LimitExceeded,
     SensitiveText,
     StoreError,
     View,
 )
-from memos_llamaindex.recall import NOTES, unclosing
+from memos_llamaindex.behind import Flushing, await_a_little, begin, is_said, remember, unread
+from memos_llamaindex.recall import NOTES, Recalled, keep_recalled, recalled_in, unclosing
 from memos_llamaindex.said import ids_of
 from memos_llamaindex.transcript import turns_from
 from memos_llamaindex.window import Tokenizer, default_tokenizer
@@ -31,31 +30,23 @@ from memos_llamaindex.window import Tokenizer, default_tokenizer
 _log = logging.getLogger("memos_llamaindex")
 _DOWN = (StoreError, EmbedderUnavailable, Closed)  # a chat goes on without its memories
 _REFUSED = (SensitiveText, LimitExceeded)  # by the rules of the namespace
-_SAID = ("user", "assistant")
 _NO_SESSION = "llamaindex"  # of messages that are passed without one, which Memory never does
-_SESSIONS = 256  # whose turn under way is kept in mind
 
 _Turn: TypeAlias = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Recalled:
-    """What was recalled in a turn: for which message, and the text made of it."""
-
-    message: str
-    hits: tuple[Hit, ...]
-    text: str
-
-
-class MemOSMemoryBlock(BaseMemoryBlock[str]):
+class MemOSMemoryBlock(Flushing, BaseMemoryBlock[str]):
     """What all sessions of a view remember, up to ``k`` memories that answer the newest question.
 
     ``Memory.from_defaults(memory_blocks=[MemOSMemoryBlock(memos=ann)], insert_method="user")``: by
     default ``Memory`` puts blocks into a system message, which two of LlamaIndex's agents drop.
 
-    What users and assistants say is remembered when the block is read, and when ``Memory`` hands it
-    on, each message once. Memories of what the history shows already are left out. Where the prompt
-    is too long ``Memory`` takes the worst of them away; with ``priority=0`` none.
+    What users and assistants say is stored when the block is read, and when ``Memory`` hands it on,
+    each message once. Memories are made of it behind the answer: a block that is read waits for
+    what other sessions said before, ``flush`` for all, as closing the MemOS does; with
+    ``background=False`` they are made at once. Memories of what the history shows already are left
+    out. Where the prompt is too long ``Memory`` takes the worst of them away; with ``priority=0``
+    none.
 
     A chat outlives its memory: while the database cannot be reached the block is empty, a warning
     is logged, and what ``Memory`` handed on is kept and remembered later. So is a warning where the
@@ -66,7 +57,7 @@ class MemOSMemoryBlock(BaseMemoryBlock[str]):
         pydantic.ValidationError: ``name`` cannot be a tag, in which the prompt shows the block.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     memos: View = Field(exclude=True)
     name: str = Field(default="memories", pattern=r"^[A-Za-z_][\w.-]*$")
@@ -74,10 +65,9 @@ class MemOSMemoryBlock(BaseMemoryBlock[str]):
     priority: int = Field(default=1, ge=0)
     k: int = Field(default=5, ge=0)
     resolve: SkipValidation[bool | ChatFn] = Field(default=False, exclude=True, repr=False)
+    background: bool = True
     tokenizer_fn: Tokenizer = Field(default_factory=default_tokenizer, exclude=True, repr=False)
 
-    # An agent reads once for every round of tool calls: the block stays the same in a turn.
-    _recalled: dict[str, _Recalled] = PrivateAttr(default_factory=dict[str, _Recalled])
     _unsaved: dict[str, list[ChatMessage]] = PrivateAttr(
         default_factory=dict[str, list[ChatMessage]]
     )
@@ -87,8 +77,13 @@ class MemOSMemoryBlock(BaseMemoryBlock[str]):
     async def _aget(self, messages: list[ChatMessage] | None = None, **block_kwargs: Any) -> str:
         window = _without_question_twice(messages or [])
         session = block_kwargs.get("session_id") or _NO_SESSION
+        threads = AsyncView(self.memos)
         try:
-            return await AsyncView(self.memos).to_thread(self._read, window, session)
+            turns = await threads.to_thread(self._read, window, session)
+            if not self._known(turns, session):
+                shown = [turn["id"] for turn in turns]
+                await await_a_little(unread(self.memos, session=session, shown=shown))
+            return await threads.to_thread(self._recall, turns, session)
         except (*_DOWN, LimitExceeded) as error:
             _log.warning("this prompt gets no memories: %s", error)
             return ""
@@ -136,19 +131,18 @@ class MemOSMemoryBlock(BaseMemoryBlock[str]):
                 "%d messages are remembered when the memory is back: %s", len(waiting), error
             )
 
-    def _read(self, window: Sequence[ChatMessage], session: str) -> str:
+    def _read(self, window: Sequence[ChatMessage], session: str) -> list[_Turn]:
         waiting = self._unsaved.pop(session, [])
         try:
-            turns = self._remember([*waiting, *window], session)
+            return self._remember([*waiting, *window], session)
         except _DOWN:
             if waiting:
                 self._unsaved[session] = [*waiting, *self._unsaved.get(session, [])]
             raise
-        return self._recall(turns, session)
 
     def _remember(self, messages: Sequence[ChatMessage], session: str) -> list[_Turn]:
         """Return messages as turns under the ids that they have in the log, now that they do."""
-        said = [turn for turn in turns_from(messages) if _is_said(turn)]
+        said = [turn for turn in turns_from(messages) if is_said(turn)]
         logged = self.memos.messages(session=session, retired=True)
         turns: list[_Turn] = [
             {"role": turn["role"], "content": turn["content"], "name": turn["name"]}
@@ -167,7 +161,13 @@ class MemOSMemoryBlock(BaseMemoryBlock[str]):
 
     def _ingest(self, turns: Sequence[_Turn], session: str) -> None:
         try:
-            self.memos.ingest(turns, session=session, repair=True, resolve=self.resolve)
+            remember(
+                self.memos,
+                turns,
+                session=session,
+                resolve=self.resolve,
+                background=self.background,
+            )
         except _REFUSED as refused:
             if len(turns) > 1:
                 for turn in turns:  # one that is refused keeps out no other
@@ -178,24 +178,35 @@ class MemOSMemoryBlock(BaseMemoryBlock[str]):
             _log.warning("a message is not remembered: %s", refused)
 
     def _recall(self, turns: Sequence[_Turn], session: str) -> str:
-        newest = next((turn for turn in reversed(turns) if turn["role"] == "user"), None)
-        if newest is None or not self.k:
-            return ""
-        last = self._recalled.get(session)
-        if last and last.message == newest["id"] and self.memos.stands(last.hits):
-            return last.text
-        recall = self.memos.recall(
-            newest["content"], k=self.k, exclude_messages=[turn["id"] for turn in turns]
-        )
-        text = f"{NOTES}\n{unclosing(recall.text, self.name)}" if recall.text else ""
-        while len(self._recalled) >= _SESSIONS:
-            self._recalled.pop(next(iter(self._recalled)), None)
-        self._recalled[session] = _Recalled(message=newest["id"], hits=recall.hits, text=text)
-        return text
+        try:
+            newest = _newest_question(turns)
+            if newest is None or not self.k:
+                return ""
+            known = self._known(turns, session)
+            if known and self.memos.stands(known.hits):
+                return known.text
+            recall = self.memos.recall(
+                newest["content"], k=self.k, exclude_messages=[turn["id"] for turn in turns]
+            )
+            text = f"{NOTES}\n{unclosing(recall.text, self.name)}" if recall.text else ""
+            recalled = Recalled(turn=newest["id"], hits=recall.hits, text=text)
+            keep_recalled(self.memos, self._recall_key(session), recalled)
+            return text
+        finally:
+            begin(self.memos)  # while the model thinks
+
+    def _known(self, turns: Sequence[_Turn], session: str) -> Recalled | None:
+        newest = _newest_question(turns)
+        if newest is None:
+            return None
+        return recalled_in(self.memos, self._recall_key(session), newest["id"])
+
+    def _recall_key(self, session: str) -> Hashable:
+        return session, self.k, self.name
 
 
-def _is_said(turn: _Turn) -> bool:
-    return turn["role"] in _SAID and bool(turn["content"].strip())
+def _newest_question(turns: Sequence[_Turn]) -> _Turn | None:
+    return next((turn for turn in reversed(turns) if turn["role"] == "user"), None)
 
 
 def _without_question_twice(messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:

@@ -2,66 +2,88 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Self, TypeVar
 from uuid import uuid4
 
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.llms import LLM
 from llama_index.core.memory import BaseMemory
-from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
+from pydantic import ConfigDict, Field, SkipValidation
 from typing_extensions import override
 
-from memos_core import AsyncView, Caller, ChatFn, Hit, Message, Recall, View
-from memos_llamaindex.recall import memory_block, with_recall
+from memos_core import AsyncView, Caller, ChatFn, Message, View
+from memos_llamaindex.behind import (
+    Flushing,
+    await_a_little,
+    begin,
+    remember,
+    unread,
+    wait_a_little,
+)
+from memos_llamaindex.history import end_of_history, whole_history
+from memos_llamaindex.recall import (
+    Recalled,
+    keep_recalled,
+    memory_block,
+    recalled_in,
+    with_recall,
+)
 from memos_llamaindex.registry import DEFAULT_BACKEND, mark_of, reattached
-from memos_llamaindex.transcript import chat_message, history_of, turns_from, turns_to_become
-from memos_llamaindex.window import Tokenizer, default_tokenizer, fitting, tokens_of
+from memos_llamaindex.transcript import chat_message, turns_from, turns_to_become
+from memos_llamaindex.window import Tokenizer, Window, default_tokenizer
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+TOKEN_LIMIT = 30_000  # as that of LlamaIndex's own Memory
 MEMORY_SHARE = 4  # memories take at most this part of the token limit: a fourth
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Recalled:
-    """What was recalled in a turn: for which message and question, and the block made of it."""
+class _Prompt:
+    """A prompt to be made: of what, about what, and what it waits for."""
 
-    turn: tuple[str, str]
-    hits: tuple[Hit, ...]
-    block: str
+    window: Window
+    question: str = ""
+    turn: Hashable = None  # None where the question is not stored yet
+    known: Recalled | None = None  # from before in this turn
+    unread: list[Future[None]] = field(default_factory=list[Future[None]])
 
 
-class MemOSMemory(BaseMemory):
+class MemOSMemory(Flushing, BaseMemory):
     """A session's history, and what all sessions of a view remember, for agents and chat engines.
 
     Messages are stored when they are put, at once and for good. ``get`` gives the newest turns that
     fit ``token_limit`` and, before the newest user message's text, up to ``k`` memories that answer
     it: turns of other sessions, or of this one where they no longer fit.
 
+    Memories are made of what was put behind the answer: a ``get`` waits for what other sessions
+    said before, ``flush`` for all, as closing the MemOS does. What a process leaves unread is read
+    by a later one. With ``background=False`` memories are made before ``put`` returns.
+
     Pass one to ``agent.run(..., memory=memory)`` or to a chat engine. It survives a saved context:
     what is saved names the namespace and the ``backend``, under which ``attach`` makes a MemOS
-    known in another process. A ``tokenizer_fn`` is not saved: a restored memory counts with
-    LlamaIndex's global tokenizer. With ``resolve``, a turn changes the memory that it repeats or
-    contradicts, as ``View.ingest`` tells: by its rules, or as a language model decides, which is
-    not saved either. The history keeps every turn.
+    known in another process, with the functions that are not saved: the ``tokenizer_fn`` (else
+    LlamaIndex's global tokenizer counts) and a language model that resolves.
+
+    With ``resolve``, a turn changes the memory that it repeats or contradicts, as ``View.ingest``
+    tells: by its rules, or as a language model decides (``messages -> text``), for which no ``get``
+    waits. The history keeps every turn.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     memos: View = Field(exclude=True)
     session_id: str = Field(default_factory=lambda: str(uuid4()))
-    token_limit: int = Field(default=30_000, gt=0)
+    token_limit: int = Field(default=TOKEN_LIMIT, gt=0)
     k: int = Field(default=5, ge=0)
     tokenizer_fn: Tokenizer = Field(default_factory=default_tokenizer, exclude=True, repr=False)
     resolve: SkipValidation[bool | ChatFn] = Field(default=False, exclude=True, repr=False)
+    background: bool = True
     backend: str = DEFAULT_BACKEND
-
-    # The memories of the turn under way: an agent reads once for every round of tool calls, and a
-    # prompt whose beginning stays the same is cheaper.
-    _recalled: _Recalled | None = PrivateAttr(default=None)
 
     @classmethod
     def class_name(cls) -> str:
@@ -74,25 +96,36 @@ class MemOSMemory(BaseMemory):
         *,
         memos: View,
         session_id: str | None = None,
-        token_limit: int = 30_000,
+        chat_history: Sequence[ChatMessage] | None = None,
+        llm: LLM | None = None,
+        token_limit: int | None = None,
         tokenizer_fn: Tokenizer | None = None,
         k: int = 5,
         resolve: bool | ChatFn = False,
+        background: bool = True,
         backend: str = DEFAULT_BACKEND,
     ) -> Self:
         """Return the memory of a session; a new session where none is named.
 
         ``memos`` is the user's part of a MemOS: a view, such as ``memos.at("acme", "ann")``.
+        Messages in ``chat_history`` become the session's history, as by ``set``. Without a
+        ``token_limit`` it is three quarters of what the ``llm`` can read, or 30,000.
         """
-        return cls(
+        if token_limit is None:
+            token_limit = llm.metadata.context_window * 3 // 4 if llm else TOKEN_LIMIT
+        memory = cls(
             memos=memos,
             session_id=session_id or str(uuid4()),
             token_limit=token_limit,
             tokenizer_fn=tokenizer_fn or default_tokenizer(),
             k=k,
             resolve=resolve,
+            background=background,
             backend=backend,
         )
+        if chat_history:
+            memory.set(chat_history)
+        return memory
 
     def get(self, input: str | ChatMessage | None = None, **kwargs: Any) -> list[ChatMessage]:
         """Return the messages of the next prompt, with what is remembered about ``input``.
@@ -100,26 +133,13 @@ class MemOSMemory(BaseMemory):
         ``input`` is the question where it is not stored yet; else the newest user message is.
         ``initial_token_count`` is what the caller's own messages take of the token limit.
         """
-        history = self._history()
-
-        @functools.cache
-        def message(at: int) -> ChatMessage:
-            return chat_message(history[at])
-
-        @functools.cache
-        def cost(at: int) -> int:
-            return tokens_of(message(at), self.tokenizer_fn)
-
-        budget = self.token_limit - int(kwargs.get("initial_token_count") or 0)
-        window = functools.partial(fitting, [one.role for one in history], cost)
-        asked = input.content if isinstance(input, ChatMessage) else input
-        block = self._recall(asked, history, window, cost, budget)
-        shown = window(budget - self._count(block))
-        return with_recall([message(at) for at in shown], block)
+        prompt = self._prompt(input, **kwargs)
+        wait_a_little(prompt.unread)
+        return self._messages(prompt)
 
     def get_all(self) -> list[ChatMessage]:
         """Return the whole history of the session, without memories."""
-        return [chat_message(message) for message in self._history()]
+        return [chat_message(message) for message in whole_history(self.memos, self.session_id)]
 
     def put(self, message: ChatMessage) -> None:
         """Append a message to the session, and remember it."""
@@ -129,7 +149,8 @@ class MemOSMemory(BaseMemory):
         """Append messages to the session, all or none, and remember them.
 
         Raises:
-            memos_core.InvalidInput: a message cannot be stored; none was.
+            InvalidInput: a message cannot be stored; none was.
+            SensitiveText, LimitExceeded: the rules of the namespace refuse one; none was stored.
         """
         self._remember(turns_from(messages))
 
@@ -151,7 +172,11 @@ class MemOSMemory(BaseMemory):
     async def aget(
         self, input: str | ChatMessage | None = None, **kwargs: Any
     ) -> list[ChatMessage]:
-        return await self._to_thread(self.get, input, **kwargs)
+        prompt, messages = await self._to_thread(self._prompt_at_once, input, **kwargs)
+        if messages is None:
+            await await_a_little(prompt.unread)  # not on the threads that read
+            messages = await self._to_thread(self._messages, prompt)
+        return messages
 
     @override
     async def aget_all(self) -> list[ChatMessage]:
@@ -183,8 +208,9 @@ class MemOSMemory(BaseMemory):
             "token_limit": self.token_limit,
             "k": self.k,
             "resolve": bool(self.resolve),
+            "background": self.background,
             "backend": self.backend,
-            "mark": mark_of(self.memos, name=self.backend),
+            "mark": self._mark(),
         }
 
     @classmethod
@@ -195,25 +221,28 @@ class MemOSMemory(BaseMemory):
             memos_core.InvalidInput: no such MemOS is attached.
         """
         fields: dict[str, Any] = {**data, **kwargs}
-        view = reattached(
+        found = reattached(
             fields["namespace"],
             name=fields["backend"],
             mark=fields.get("mark"),
             caller=_caller_from(fields.get("caller")),
         )
         return cls(
-            memos=view,
+            memos=found.memos,
             session_id=fields["session_id"],
             token_limit=fields["token_limit"],
+            tokenizer_fn=found.tokenizer_fn or default_tokenizer(),
             k=fields["k"],
-            resolve=fields.get("resolve", False),  # what was saved before this field has none
+            # What was saved before these fields has none.
+            resolve=bool(fields.get("resolve")) and (found.resolve or True),
+            background=fields.get("background", True),
             backend=fields["backend"],
         )
 
     def model_post_init(self, context: Any, /) -> None:
         """Make the MemOS known under its name."""
         super().model_post_init(context)
-        mark_of(self.memos, name=self.backend)
+        self._mark()
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         # Connections are shared, never copied; all else is immutable.
@@ -222,55 +251,95 @@ class MemOSMemory(BaseMemory):
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], Self], tuple[dict[str, Any]]]:
         return type(self).from_dict, (self.to_dict(),)
 
+    def _mark(self) -> str:
+        return mark_of(
+            self.memos, name=self.backend, tokenizer_fn=self.tokenizer_fn, resolve=self.resolve
+        )
+
     def _remember(self, turns: Sequence[dict[str, Any]]) -> None:
-        self.memos.ingest(turns, session=self.session_id, repair=True, resolve=self.resolve)
+        remember(
+            self.memos,
+            turns,
+            session=self.session_id,
+            resolve=self.resolve,
+            background=self.background,
+        )
 
-    def _history(self) -> list[Message]:
-        return history_of(self.memos.messages(session=self.session_id, retired=True))
-
-    def _recall(
-        self,
-        asked: str | None,
-        history: Sequence[Message],
-        window: Callable[[int], list[int]],
-        cost: Callable[[int], int],
-        budget: int,
-    ) -> str:
-        newest = next((one for one in reversed(history) if one.role == "user"), None)
-        question = (asked or (newest.content if newest else "")).strip()
+    def _prompt(self, input: str | ChatMessage | None = None, **kwargs: Any) -> _Prompt:
+        asked = ((input.content if isinstance(input, ChatMessage) else input) or "").strip()
+        window = self._window(kwargs.get("initial_token_count") or 0, asked=bool(asked))
+        newest = window.question
+        question = asked or (newest.content.strip() if newest else "")
         if not self.k or not question:
-            return ""
+            return _Prompt(window=window)
         # A question that is not stored yet is asked anew each time: no message tells its turn.
         stored = newest is not None and newest.content.strip() == question
         turn = (newest.id, question) if newest and stored else None
-        if (last := self._recalled) and last.turn == turn and self.memos.stands(last.hits):
-            return last.block
+        known = turn and recalled_in(self.memos, self._recall_key(), turn)
+        shown = window.ids(self._shown(window))
+        waits = [] if known else unread(self.memos, session=self.session_id, shown=shown)
+        return _Prompt(window=window, question=question, turn=turn, known=known, unread=waits)
 
-        share = self.token_limit // MEMORY_SHARE
-        shown = window(budget)
-        tokens = min(share, budget - sum(map(cost, window(0))))
-        recall = self._unseen(question, history, shown, tokens)
-        if recall.hits and sum(map(cost, shown)) + share > budget:
-            shown = window(budget - share)  # what makes room can be recalled too
-            recall = self._unseen(question, history, shown, tokens)
+    def _prompt_at_once(
+        self, input: str | ChatMessage | None = None, **kwargs: Any
+    ) -> tuple[_Prompt, list[ChatMessage] | None]:
+        prompt = self._prompt(input, **kwargs)
+        return prompt, None if prompt.unread else self._messages(prompt)
+
+    def _window(self, initial_token_count: int, *, asked: bool) -> Window:
+        budget = self.token_limit - initial_token_count
+        last: list[Window] = []
+
+        def is_enough(history: Sequence[Message]) -> bool:
+            # Where the oldest turn that was read is shown, those before it might be.
+            last[:] = [Window(history, self.tokenizer_fn, budget, asked=asked)]
+            return 0 not in last[0].shown()
+
+        history = end_of_history(self.memos, self.session_id, is_enough=is_enough)
+        if last and last[0].history is history:
+            return last[0]  # its tokens are counted
+        return Window(history, self.tokenizer_fn, budget, asked=asked)
+
+    def _messages(self, prompt: _Prompt) -> list[ChatMessage]:
+        try:
+            block = self._block(prompt)
+        finally:
+            begin(self.memos)  # while the model thinks
+        window = prompt.window
+        shown = self._shown(window) if block else window.shown()
+        return with_recall(window.messages(shown), block)
+
+    def _shown(self, window: Window) -> list[int]:
+        """Return the positions of what is shown beside memories, however few these come to be.
+
+        What had to make room for them can be one of them.
+        """
+        shown, share = window.shown(), self.token_limit // MEMORY_SHARE
+        full = window.tokens(shown) + share > window.budget
+        return window.shown(besides=share) if full else shown
+
+    def _block(self, prompt: _Prompt) -> str:
+        known, window = prompt.known, prompt.window
+        if known and self.memos.stands(known.hits):
+            return known.text
+        if not prompt.question:
+            return ""
+        least = window.tokens(window.shown(besides=window.budget))
+        recall = self.memos.recall(
+            prompt.question,
+            k=self.k,
+            token_limit=min(self.token_limit // MEMORY_SHARE, window.budget - least),
+            count_tokens=lambda text: window.count(memory_block(text)),
+            exclude_messages=window.ids(self._shown(window)),
+        )
         block = memory_block(recall.text)
-        if turn:
-            self._recalled = _Recalled(turn=turn, hits=recall.hits, block=block)
+        if prompt.turn:
+            recalled = Recalled(turn=prompt.turn, hits=recall.hits, text=block)
+            keep_recalled(self.memos, self._recall_key(), recalled)
         return block
 
-    def _unseen(
-        self, question: str, history: Sequence[Message], shown: Sequence[int], tokens: int
-    ) -> Recall:
-        return self.memos.recall(
-            question,
-            k=self.k,
-            token_limit=tokens,
-            count_tokens=lambda text: self._count(memory_block(text)),
-            exclude_messages=[history[at].id for at in shown],
-        )
-
-    def _count(self, text: str) -> int:
-        return len(self.tokenizer_fn(text)) if text else 0
+    def _recall_key(self) -> Hashable:
+        return self.session_id, self.k, self.token_limit
 
     async def _to_thread(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         # The whole of it, counting tokens included: not on the loop.

@@ -2,11 +2,56 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
+
+from memos_core import Hit, View
 
 NOTES = "Notes from earlier conversations, with their days and speakers:"
 _HEAD = f"<memory>\n{NOTES}\n"
 _TAIL = "\n</memory>\n"
+_TURNS = 1_000  # under way in one MemOS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recalled:
+    """What was recalled in a turn, and the text made of it."""
+
+    turn: Hashable
+    hits: tuple[Hit, ...]
+    text: str
+
+
+# An agent reads once for every round of tool calls, some of them each time with a memory made anew:
+# in a turn they get the same. A prompt whose beginning stays as it is is cheaper, too.
+_under_way: WeakKeyDictionary[Any, OrderedDict[Hashable, Recalled]] = WeakKeyDictionary()
+
+
+def recalled_in(view: View, key: Hashable, turn: Hashable) -> Recalled | None:
+    """Return what was recalled in a turn of a session, known by a key."""
+    known = _recalled(view).get(_full(view, key))
+    return known if known is not None and known.turn == turn else None
+
+
+def keep_recalled(view: View, key: Hashable, recalled: Recalled) -> None:
+    """Keep what was recalled until the next turn of the session."""
+    known = _recalled(view)
+    known[_full(view, key)] = recalled
+    while len(known) > _TURNS:
+        known.popitem(last=False)
+
+
+def _recalled(view: View) -> OrderedDict[Hashable, Recalled]:
+    return _under_way.setdefault(view.engine, OrderedDict())
+
+
+def _full(view: View, key: Hashable) -> Hashable:
+    return view.namespace, repr(view.caller), key
 
 
 def memory_block(memories: str) -> str:

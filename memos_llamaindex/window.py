@@ -10,7 +10,14 @@ from typing import Any, cast
 
 import llama_index.core
 from llama_index.core import utils
-from llama_index.core.base.llms.types import ChatMessage, TextBlock
+from llama_index.core.base.llms.types import (
+    BaseRecursiveContentBlock,
+    ChatMessage,
+    TextBlock,
+)
+
+from memos_core import Message
+from memos_llamaindex.transcript import chat_message
 
 Tokenizer = Callable[[str], Sequence[Any]]
 MEDIA_TOKENS = 256  # of a picture, a sound, a film, a document: LlamaIndex's own estimate
@@ -36,18 +43,78 @@ def quarters(text: str) -> list[str]:
 
 def tokens_of(message: ChatMessage, tokenizer: Tokenizer) -> int:
     """Estimate the tokens of a message, with its tool calls and all that a model may be sent."""
-    texts: list[str] = []
-    tokens = 0
-    for block in message.blocks:
-        if isinstance(block, TextBlock):
-            texts.append(block.text)
-        elif block.block_type in _MEDIA:
-            tokens += MEDIA_TOKENS
-        else:
-            texts.append(block.model_dump_json())
+    tokens = sum(_tokens_of_block(block, tokenizer) for block in message.blocks)
     if message.additional_kwargs:
-        texts.append(json.dumps(message.additional_kwargs, default=str))
-    return tokens + sum(len(tokenizer(text)) for text in texts if text)
+        tokens += len(tokenizer(json.dumps(message.additional_kwargs, default=str)))
+    return tokens
+
+
+def _tokens_of_block(block: Any, tokenizer: Tokenizer) -> int:
+    if isinstance(block, TextBlock):
+        return len(tokenizer(block.text)) if block.text else 0
+    if block.block_type in _MEDIA:
+        return MEDIA_TOKENS
+    if not isinstance(block, BaseRecursiveContentBlock):
+        return len(tokenizer(block.model_dump_json()))
+    # What is quoted or can be cited is text or media itself: its bytes are no tokens.
+    inside = sum(_tokens_of_block(one, tokenizer) for one in block.nested_blocks)
+    about = block.model_dump_json(exclude={block.nested_blocks_field_name()})
+    return inside + len(tokenizer(about))
+
+
+class Window:
+    """A session's history, of which a prompt shows what fits its budget of tokens.
+
+    Where a question is ``asked`` that is not stored yet, answers do not stand alone before it.
+    """
+
+    def __init__(
+        self, history: Sequence[Message], tokenizer: Tokenizer, budget: int, *, asked: bool = False
+    ) -> None:
+        self.history = history
+        self.budget = budget
+        self._asked = asked
+        self._tokenizer = tokenizer
+        self._roles = [one.role for one in history]
+        self._messages: dict[int, ChatMessage] = {}
+        self._costs: dict[int, int] = {}
+
+    @property
+    def question(self) -> Message | None:
+        """The newest user message."""
+        return next((one for one in reversed(self.history) if one.role == "user"), None)
+
+    def shown(self, *, besides: int = 0) -> list[int]:
+        """Return the positions of what fits beside so many tokens of other things."""
+        if self._asked and self.question is None:
+            return list(range(head_of(self._roles)))
+        return fitting(self._roles, self._cost, self.budget - besides)
+
+    def ids(self, positions: Sequence[int]) -> list[str]:
+        """Return the ids of messages."""
+        return [self.history[at].id for at in positions]
+
+    def messages(self, positions: Sequence[int]) -> list[ChatMessage]:
+        """Return messages as LlamaIndex's, which are this window's."""
+        return [self._message(at) for at in positions]
+
+    def tokens(self, positions: Sequence[int]) -> int:
+        """Return the tokens of messages."""
+        return sum(map(self._cost, positions))
+
+    def count(self, text: str) -> int:
+        """Return the tokens of a text."""
+        return len(self._tokenizer(text)) if text else 0
+
+    def _message(self, at: int) -> ChatMessage:
+        if at not in self._messages:
+            self._messages[at] = chat_message(self.history[at])
+        return self._messages[at]
+
+    def _cost(self, at: int) -> int:
+        if at not in self._costs:
+            self._costs[at] = tokens_of(self._message(at), self._tokenizer)
+        return self._costs[at]
 
 
 def fitting(roles: Sequence[str], cost: Callable[[int], int], budget: int) -> list[int]:
@@ -56,13 +123,16 @@ def fitting(roles: Sequence[str], cost: Callable[[int], int], budget: int) -> li
     The system messages that open a history stay, and so does the newest user message, whatever
     they cost. The rest goes turn by turn, the oldest first; a turn is a user message and all up to
     the next. Of a newest turn that is itself too long, the oldest answers go, each with the
-    results of its tool calls.
+    results of its tool calls. Answers before the first user message, which some models refuse, are
+    shown only where there is none.
     """
-    first = next((at for at, role in enumerate(roles) if role not in _SYSTEM), len(roles))
+    first = head_of(roles)
     head = list(range(first))
     left = budget - sum(map(cost, head))
     kept: list[int] = []
     turns = _turns(roles, first)
+    if len(turns) > 1 and roles[turns[0][0]] != "user":
+        turns = turns[1:]
     for turn in reversed(turns):
         left -= sum(map(cost, turn))
         if left < 0:
@@ -71,6 +141,11 @@ def fitting(roles: Sequence[str], cost: Callable[[int], int], budget: int) -> li
     if turns and not kept:
         kept = _end_of(turns[-1], roles, cost, left + sum(map(cost, turns[-1])))
     return [*head, *kept]
+
+
+def head_of(roles: Sequence[str]) -> int:
+    """Return how many system messages open a history."""
+    return next((at for at, role in enumerate(roles) if role not in _SYSTEM), len(roles))
 
 
 def _end_of(

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from memos_core import Action, MemOS, Rules, Sensitive, StoreUnavailable, View
 from memos_llamaindex import MemOSMemoryBlock
-from tests.llamaindex.test_memory import Script, assistant, prompt, user, words
+from tests.llamaindex.scripted import Script, assistant, prompt, user, words
 
 PEANUTS = "I am allergic to peanuts."
 
@@ -80,6 +80,7 @@ async def test_a_question_that_is_asked_again_after_a_tool_is_one(
 async def test_what_was_forgotten_does_not_come_back(ann: View, block: MemOSMemoryBlock):
     history = [user(PEANUTS), assistant("Noted."), user("I like figs.")]
     await read(block, *history)
+    await block.aflush()
     cubes = {hit.text: hit.cube.id for hit in ann.search("peanuts figs noted")}
     ann.forget([cubes[PEANUTS], cubes["I like figs."]])
 

@@ -1,0 +1,100 @@
+"""What was said is stored at once, and read behind the answer: see decision 17."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from memos_core import ChatFn, Closed, View
+from memos_core.background import await_for, background_of, wait_for
+
+_SAID = ("user", "assistant")
+# A prompt is made right after its question is stored; reading that begins after it, at the latest
+# in so many seconds.
+_QUESTION_FIRST = 0.05
+PATIENCE = 2.0  # seconds that a prompt waits, at most, for what other sessions said before
+
+
+def remember(
+    view: View,
+    turns: Sequence[Mapping[str, Any]],
+    *,
+    session: str,
+    resolve: bool | ChatFn,
+    background: bool,
+) -> None:
+    """Store turns, and have memories made of them: behind it, or before it returns."""
+    ingest = functools.partial(view.ingest, turns, session=session, repair=True, resolve=resolve)
+    keys = _keys(session, [turn["id"] for turn in turns if is_said(turn)])
+    later = background and not view.engine.in_pipeline  # that is one thread's
+    ingest(read=bool(keys) and not later)
+    if not keys or not later:
+        return
+    behind = background_of(view)
+    behind.submit(view, keys, ingest, slow=callable(resolve))
+    asks = turns[-1]["role"] == "user"
+    # Where it is being closed, or the process ends, they are stored, and a later one reads them.
+    with contextlib.suppress(Closed, RuntimeError):
+        behind.begin(within=_QUESTION_FIRST if asks else 0.0)
+
+
+def is_said(turn: Mapping[str, Any]) -> bool:
+    """Tell whether memories are made of a turn."""
+    return turn["role"] in _SAID and bool(turn["content"].strip())
+
+
+def unread(view: View, *, session: str = "", shown: Collection[str] = ()) -> list[Future[None]]:
+    """Return what a recall waits for: what is not shown and not read, but by a language model."""
+    return background_of(view).pending(view.namespace, but=_keys(session, shown), slow=False)
+
+
+def begin(view: View) -> None:
+    """Have read what was said, now that the prompt is made."""
+    with contextlib.suppress(Closed, RuntimeError):
+        background_of(view).begin()
+
+
+def wait_a_little(pending: Sequence[Future[None]]) -> None:
+    """Wait for what is read; a long import holds up no answer."""
+    with contextlib.suppress(TimeoutError):
+        wait_for(pending, PATIENCE)
+
+
+async def await_a_little(pending: Sequence[Future[None]]) -> None:
+    """Wait as ``wait_a_little`` does, and let others run."""
+    with contextlib.suppress(TimeoutError):
+        await await_for(pending, PATIENCE)
+
+
+class Flushing:
+    """Waits for the memories of a view."""
+
+    memos: View
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until memories are made of all that was said here in this process.
+
+        Raises:
+            TimeoutError: they are not within ``timeout`` seconds.
+            MemOSError: the first that could not be made, since the last flush; what was said is
+                stored, and a later put tries again.
+        """
+        behind = background_of(self.memos)
+        wait_for(behind.pending(self.memos.namespace), timeout)
+        behind.raise_failure(self.memos.namespace)
+
+    async def aflush(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 as the blocking twin
+    ) -> None:
+        """Wait as ``flush`` does, and let others run."""
+        behind = background_of(self.memos)
+        await await_for(behind.pending(self.memos.namespace), timeout)
+        behind.raise_failure(self.memos.namespace)
+
+
+def _keys(session: str, ids: Collection[str]) -> list[object]:
+    return [(session, id) for id in ids]

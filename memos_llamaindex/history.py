@@ -1,0 +1,73 @@
+"""A session's history, of which no more is read than a prompt can show."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from memos_core import Message, View
+from memos_llamaindex.transcript import history_of, is_pointer
+from memos_llamaindex.window import head_of
+
+_LATEST = (256, 2_048)  # messages that are read first
+_SESSIONS = 1_000  # long ones, of one MemOS
+
+# Long sessions whose history, up to a message, opens with no system message: of these the end is
+# enough. Only ``set`` and ``reset`` could change that, and both leave their trace in the log.
+_plain: WeakKeyDictionary[Any, OrderedDict[object, str]] = WeakKeyDictionary()
+
+
+def whole_history(view: View, session: str) -> list[Message]:
+    """Return all of a session's history."""
+    return history_of(view.messages(session=session, retired=True))
+
+
+def end_of_history(
+    view: View, session: str, *, is_enough: Callable[[list[Message]], bool]
+) -> list[Message]:
+    """Return a session's history, or its end where that is enough; whole turns, with an opening."""
+    plain = _plain.setdefault(view.engine, OrderedDict())
+    key = (view.namespace, repr(view.caller), session)
+    for limit in _LATEST:
+        logged = view.messages(session=session, limit=limit, retired=True)
+        if len(logged) < limit or _begins_in(logged, view):
+            return history_of(logged)
+        end = _end(logged, plain.get(key))
+        if end is None:
+            break
+        plain[key] = logged[-1].id
+        if is_enough(end):
+            return end
+    logged = view.messages(session=session, retired=True)
+    history = history_of(logged)
+    if history and not head_of([history[0].role]):
+        plain[key] = logged[-1].id
+        while len(plain) > _SESSIONS:
+            plain.popitem(last=False)
+    else:
+        plain.pop(key, None)
+    return history
+
+
+def _begins_in(logged: Sequence[Message], view: View) -> bool:
+    """Tell whether a history begins in this end of a log: all before what was retired was, too.
+
+    But not for a caller, who ends no more of a shared history than he may.
+    """
+    return (
+        view.caller is None
+        and any(one.retired for one in logged)
+        and not any(is_pointer(one) and not one.retired for one in logged)
+    )
+
+
+def _end(logged: Sequence[Message], known: str | None) -> list[Message] | None:
+    """Return the last whole turns of a plain history; None where it may be none any more."""
+    if known is None or not any(one.id == known for one in logged):
+        return None
+    if any(one.retired or is_pointer(one) for one in logged):
+        return None
+    first = next((at for at, one in enumerate(logged) if one.role == "user"), None)
+    return None if first is None else list(logged[first:])
