@@ -13,7 +13,7 @@ from llama_index.core.storage.chat_store.base_db import MessageStatus
 
 from memos_core import InvalidInput, MemOS, View
 from memos_llamaindex import MemOSChatStore, MemOSMemory, MemOSMemoryBlock
-from tests.llamaindex.test_memory import (
+from tests.llamaindex.scripted import (
     PEANUTS,
     Script,
     assistant,

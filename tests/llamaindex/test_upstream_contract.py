@@ -29,7 +29,7 @@ from llama_index.core.storage.chat_store.base_db import MessageStatus
 
 from memos_core import View
 from memos_llamaindex import MemOSChatStore, MemOSMemory, MemOSRetriever
-from tests.llamaindex.test_memory import Script, assistant, prompt, texts, user, words
+from tests.llamaindex.scripted import Script, assistant, prompt, texts, user, words
 from tests.support import until
 
 Make = Callable[..., Any]
