@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 
 from memos_core import MemOS, Rules, View, short_ids
 from memos_llamaindex import MemOSToolSpec
-from tests.llamaindex.test_memory import Script, prompt
+from tests.llamaindex.scripted import Script, prompt
 
 Ask = Callable[..., str]
 
