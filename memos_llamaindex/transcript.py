@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from io import SEEK_CUR, IOBase
+from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
-from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
-from pydantic import ValidationError
+from llama_index.core.base.llms.types import (
+    BaseRecursiveContentBlock,
+    ChatMessage,
+    ContentBlock,
+    MessageRole,
+    TextBlock,
+)
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from memos_core import InvalidInput, Message
@@ -21,6 +30,7 @@ _ORDER = "llamaindex_history"  # of a pointer: the ids that were the history at 
 _AFTER = "llamaindex_after"  # of a pointer: the id of the last message that it knew of
 NO_TURN = "history"  # the role of what tells of the history, which no reader makes memories of
 _SPOKEN = {MessageRole.CHATBOT: "assistant", MessageRole.MODEL: "assistant"}
+_BLOCK: TypeAdapter[ContentBlock] = TypeAdapter(ContentBlock)
 _ROLES = frozenset(role.value for role in MessageRole)
 # What agents keep beside what they say: a ReAct agent its thoughts and observations before the
 # answer, a CodeAct agent its code, and what came of it as a message of the user.
@@ -46,15 +56,17 @@ def chat_message(message: Message) -> ChatMessage:
         role = message.role if message.role in _ROLES else MessageRole.USER.value
         return ChatMessage(role=MessageRole(role), content=message.content)
     fields = cast("dict[str, Any]", whole)
-    try:
-        return ChatMessage.model_validate(fields)
-    except ValidationError:
-        # A block names a file that is gone: its text stays, and its ties to tool calls.
-        return ChatMessage(
-            role=fields["role"],
-            content=message.content,
-            additional_kwargs=fields["additional_kwargs"],
-        )
+    return ChatMessage.model_validate({**fields, "blocks": _blocks_left(fields["blocks"])})
+
+
+def _blocks_left(blocks: Sequence[dict[str, Any]]) -> list[ContentBlock]:
+    """Return the blocks of a message, but those of files that are gone."""
+    left: list[ContentBlock] = []
+    for block in blocks:
+        gone = block.get("path") and not Path(block["path"]).exists()
+        with contextlib.suppress(ValidationError):  # of a type that another version has
+            left += [] if gone else [_BLOCK.validate_python(block)]
+    return left
 
 
 def history_of(logged: Sequence[Message]) -> list[Message]:
@@ -163,13 +175,29 @@ def _is_text(message: ChatMessage) -> bool:
 
 
 def _whole(message: ChatMessage) -> dict[str, Any]:
+    blocks = [_with_bytes(block) for block in message.blocks]
     try:
-        fields = message.model_dump(mode="json")
+        fields = message.model_copy(update={"blocks": blocks}).model_dump(mode="json")
     except PydanticSerializationError as error:
         raise InvalidInput(f"a chat message holds what JSON cannot: {error}") from error
     # Documents under this key became image blocks when the message was made, and would again.
     fields["additional_kwargs"].pop("images", None)
     return fields
+
+
+def _with_bytes(block: BaseModel) -> BaseModel:
+    """Return a block whose streams are bytes: LlamaIndex writes only text of them as JSON."""
+    changed: dict[str, Any] = {}
+    fields: dict[str, Any] = vars(block)
+    for name, value in fields.items():
+        if isinstance(value, IOBase):
+            at = value.seek(0, SEEK_CUR)
+            value.seek(0)
+            changed[name] = cast("Any", value).read()
+            value.seek(at)
+        elif isinstance(value, list) and isinstance(block, BaseRecursiveContentBlock):
+            changed[name] = [_with_bytes(one) for one in cast("list[BaseModel]", value)]
+    return type(block).model_validate(fields | changed) if changed else block
 
 
 def _says(message: Message, turn: Mapping[str, Any]) -> bool:
