@@ -9,7 +9,7 @@ from typing import cast
 from memos_core.checks import as_json_values
 from memos_core.errors import InvalidFilter
 
-OPERATORS = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in")
+OPERATORS = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin")
 _ORDERED = ("$gt", "$gte", "$lt", "$lte")
 _MAX_DEPTH = 32
 _MAX_CONDITIONS = 100
@@ -65,9 +65,9 @@ def _condition(path: tuple[str, ...], operator: str, value: object) -> dict[str,
     if not path:
         raise InvalidFilter(f"{operator} stands alone: name the metadata key it applies to")
     name = ".".join(path)
-    if operator == "$in":
+    if operator in ("$in", "$nin"):
         if not isinstance(value, (list, tuple, set, frozenset)):
-            raise InvalidFilter(f"$in on {name!r} takes a list, not {type(value).__name__}")
+            raise InvalidFilter(f"{operator} on {name!r} takes a list, not {type(value).__name__}")
         value = list(cast("Iterable[object]", value))
     if operator in _ORDERED and (
         isinstance(value, bool) or not isinstance(value, (str, int, float))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from llama_index.core.vector_stores.types import (
     FilterCondition,
@@ -35,17 +35,20 @@ class _Condition(NamedTuple):
     value: Any
 
 
-def conditions_of(filters: MetadataFilters) -> dict[str, dict[str, object]]:
+def conditions_of(filters: MetadataFilters) -> dict[str, dict[str, Any]]:
     """Return the filter of ``View.search`` that says the same.
 
     Raises:
         InvalidFilter: there is none. A view's conditions hold together, so "or" is for values of
             one key, and "not" for what has an opposite.
     """
-    wanted: dict[str, dict[str, object]] = {}
+    wanted: dict[str, dict[str, Any]] = {}
     for key, operator, value in _all_of(filters, negated=False):
         of_key = wanted.setdefault(key, {})
-        if of_key.setdefault(operator, value) != value:
+        if operator in ("$ne", "$nin"):  # of several lists it is none
+            others = [value] if operator == "$ne" else value
+            of_key["$nin"] = [*of_key.get("$nin", ()), *others]
+        elif of_key.setdefault(operator, value) != value:
             raise InvalidFilter(
                 f"{key!r} is compared by {operator} with several values, and a search takes one of "
                 "each: filter what it finds, or keep what you look for under a key of its own"
@@ -99,8 +102,4 @@ def _compared(wanted: MetadataFilter, *, negated: bool) -> Iterator[_Condition]:
     value: Any = wanted.value
     if operator in ("$in", "$nin") and not isinstance(value, list):
         raise InvalidFilter(f"{wanted.operator.value!r} takes a list ({wanted.key!r}), not {value}")
-    if operator == "$nin":
-        values = cast("list[object]", value)
-        yield from (_Condition(wanted.key, "$ne", one) for one in values)
-    else:
-        yield _Condition(wanted.key, operator, value)
+    yield _Condition(wanted.key, operator, value)

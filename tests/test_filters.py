@@ -52,6 +52,9 @@ def records(ann: View) -> View:
         ({"n": {"$in": [10, "9", None]}}, "ten text null"),
         ({"n": {"$in": []}}, ""),
         ({"n": {"$in": ("9", 9)}}, "nine text"),
+        ({"n": {"$nin": [9, "9", None]}}, "ten half none"),
+        ({"missing": {"$nin": [1]}}, "nine ten half text null none"),
+        ({"n": {"$nin": []}}, "nine ten half text null none"),
         # paths
         ({"deep.er.x": 1}, "ten"),
         ({"deep": {"er": {"x": {"$gte": 1}}}}, "ten"),
@@ -75,6 +78,20 @@ def test_compares(records: View, wanted: Any, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({"n": {"$in": [9, "9"]}}, "nine text"),
+        ({"n": {"$nin": [9, "9"]}}, "ten half null none"),
+        ({"n": {"$gt": 8}, "name": {"$ne": "nine"}}, "ten"),
+    ],
+)
+def test_many_conditions_compare_as_few_do(records: View, wanted: Any, expected: str) -> None:
+    others = {f"missing{number}": {"$ne": 1} for number in range(10)}
+    hits = records.search("anything", filter=wanted | others)
+    assert {hit.text for hit in hits} == set(expected.split())
+
+
+@pytest.mark.parametrize(
     ("wanted", "error"),
     [
         ({"n": {"$regex": "x"}}, "unknown filter operator '\\$regex'; known: \\$eq, \\$ne"),
@@ -84,6 +101,7 @@ def test_compares(records: View, wanted: Any, expected: str) -> None:
         ({"n": {"$gt": None}}, "compares numbers or strings"),
         ({"n": {"$gt": True}}, "compares numbers or strings, not bool"),
         ({"n": {"$in": "text"}}, "takes a list"),
+        ({"n": {"$nin": "text"}}, r"\$nin on 'n' takes a list"),
         ({"n": float("nan")}, "JSON"),
         ({"n": {"$lt": float("inf")}}, "JSON"),
         ({"n": object()}, "JSON"),

@@ -110,11 +110,11 @@ class Reading(Ruling):
         which way a hit was found.
 
         ``filter`` compares metadata: ``{"year": {"$gte": 2020}, "address.city": "Oslo"}``, with
-        ``$eq $ne $gt $gte $lt $lte $in``; all must hold. Numbers compare as numbers, strings as
-        strings, and never with each other; ``$ne`` also holds where the key is absent. A tuple
-        names a path whose keys hold dots. ``tags`` must all be there. Cubes that came from one of
-        ``exclude_messages`` are left out, such as turns that the asker has before him already, and
-        what was made of such cubes alone.
+        ``$eq $ne $gt $gte $lt $lte $in $nin``; all must hold. Numbers compare as numbers, strings
+        as strings, and never with each other; ``$ne`` and ``$nin`` also hold where the key is
+        absent. A tuple names a path whose keys hold dots. ``tags`` must all be there. Cubes that
+        came from one of ``exclude_messages`` are left out, such as turns that the asker has before
+        him already, and what was made of such cubes alone.
 
         What is archived is left out, and what was merged into a cube that can be had, unless
         ``states`` names what is wanted: ``["archived"]``.

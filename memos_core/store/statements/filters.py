@@ -37,6 +37,7 @@ _METADATA: LiteralString = """
                 WHEN '$eq' THEN found = wanted
                 WHEN '$ne' THEN found IS DISTINCT FROM wanted
                 WHEN '$in' THEN found IN (SELECT jsonb_array_elements(wanted))
+                WHEN '$nin' THEN (found IN (SELECT jsonb_array_elements(wanted))) IS NOT TRUE
                 ELSE jsonb_typeof(found) = jsonb_typeof(wanted) AND
                     CASE operator
                         WHEN '$gt' THEN found > wanted
@@ -173,8 +174,9 @@ def _compared(operator: str, number: LiteralString) -> LiteralString:
         return found + " = " + wanted
     if operator == "$ne":
         return found + " IS DISTINCT FROM " + wanted
-    if operator == "$in":
-        return found + " IN (SELECT jsonb_array_elements(" + wanted + "))"
+    if operator in ("$in", "$nin"):
+        among: LiteralString = found + " IN (SELECT jsonb_array_elements(" + wanted + "))"
+        return among if operator == "$in" else "(" + among + ") IS NOT TRUE"
     return (
         "(jsonb_typeof("
         + found
