@@ -25,11 +25,11 @@ from langgraph.store.base import (
 from typing_extensions import override
 
 from memos_core import AsyncView, InvalidInput, MemOS, Retention, Settings, View
+from memos_core.view.given import checked_view
 from memos_langchain.embeddings import LangChainEmbedder, embedder_of
 from memos_langchain.indexed import checked_fields
 from memos_langchain.ops import as_item_op, as_result, conditions
 from memos_langchain.sweeper import Sweeper
-from memos_langchain.views import checked_view
 
 _MINUTE = 60  # seconds
 _SWEEP_MINUTES = 5.0  # between two sweeps, as PostgresStore

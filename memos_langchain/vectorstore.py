@@ -14,8 +14,8 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from typing_extensions import override
 
 from memos_core import AsyncView, GetItem, InvalidInput, Item, PutItem, SearchItems, View
+from memos_core.view.given import checked_view
 from memos_langchain.embeddings import LangChainEmbedder
-from memos_langchain.views import checked_view
 
 _PAGE = 1_000  # documents that are deleted at once where all are
 

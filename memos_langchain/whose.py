@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Self, cast
 
 from memos_core import Caller, InvalidInput, MemOS, Namespace, View
+from memos_core.view.given import checked_view
 from memos_langchain.store import MemOSStore
-from memos_langchain.views import checked_view
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

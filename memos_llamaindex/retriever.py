@@ -14,6 +14,8 @@ from llama_index.core.vector_stores.types import MetadataFilters
 from typing_extensions import override
 
 from memos_core import AsyncView, Hit, Kind, View
+from memos_core.facts import facts_of
+from memos_core.view.given import checked_view
 from memos_llamaindex.filters import conditions_of
 
 # What tells a program where a memory came from would only distract a language model.
@@ -31,6 +33,7 @@ class MemOSRetriever(BaseRetriever):
 
     Raises:
         InvalidFilter: a search cannot compare as ``filter`` does.
+        InvalidInput: ``memos`` is no view.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class MemOSRetriever(BaseRetriever):
         super().__init__(  # pyright: ignore[reportUnknownMemberType] its object_map is a bare Dict
             callback_manager=callback_manager, verbose=verbose
         )
-        self.memos = memos
+        self.memos = checked_view(memos)
         self._options: dict[str, Any] = {
             "k": k,
             "filter": conditions_of(filter) if isinstance(filter, MetadataFilters) else filter,
@@ -88,7 +91,7 @@ class _Memory(TextNode):
 
 
 def _node(hit: Hit) -> NodeWithScore:
-    facts = _facts(hit)
+    facts = {**facts_of(hit.cube), "reasons": dict(hit.reasons)}
     twice = {"role"} if "speaker" in facts else set[str]()
     if facts.get("valid_from") == facts.get("said_at"):
         twice.add("valid_from")
@@ -104,32 +107,3 @@ def _node(hit: Hit) -> NodeWithScore:
         excluded_embed_metadata_keys=unspoken,
     )
     return NodeWithScore(node=node, score=hit.score)
-
-
-def _facts(hit: Hit) -> dict[str, Any]:
-    """Return where a memory is from and why it was found, as LangChain's documents have it."""
-    cube, origin, governed = hit.cube, hit.cube.provenance, hit.cube.governance
-    facts = {
-        "speaker": origin.speaker,
-        "said_at": origin.said_at and origin.said_at.isoformat(),
-        "session": origin.session,
-        "role": origin.role,
-        "message_ids": list(origin.message_ids),
-        "source": origin.source,
-        "publisher": origin.publisher,
-        "channel": origin.channel,
-        "licence": origin.licence,
-        "owner": governed.owner,
-        "sensitivity": list(governed.sensitivity) or None,
-        "namespace": list(cube.namespace),
-        "kind": str(cube.kind),
-        "semantic_type": cube.semantic_type,
-        "tags": list(cube.tags),
-        "version": cube.version,
-        "created_at": cube.created_at.isoformat(),
-        "updated_at": cube.updated_at.isoformat(),
-        "valid_from": cube.valid_from and cube.valid_from.isoformat(),
-        "valid_to": cube.valid_to and cube.valid_to.isoformat(),
-        "reasons": dict(hit.reasons),
-    }
-    return {name: fact for name, fact in facts.items() if fact is not None}

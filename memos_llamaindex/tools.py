@@ -17,6 +17,7 @@ from typing_extensions import override
 from memos_core import AsyncView, MemOSError, View
 from memos_core.errors import REFUSALS
 from memos_core.short_ids import line_of, named, note_shown, short_id
+from memos_core.view.given import checked_view
 
 P = ParamSpec("P")
 
@@ -80,7 +81,7 @@ class MemOSToolSpec(BaseToolSpec):
     spec_functions = [*_TOOLS]  # noqa: RUF012 the base class has a list there
 
     def __init__(self, memos: View) -> None:
-        self.memos = memos
+        self.memos = checked_view(memos)
 
     def remember(self, content: str) -> str:
         """Store a memory; return its line, with its short id."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from memos_core import InvalidInput, View
+from memos_core.errors import InvalidInput
+from memos_core.view import View
 
 
 def checked_view(memos: object) -> View:
