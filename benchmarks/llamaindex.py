@@ -7,8 +7,8 @@ embedder. A user has a thousand messages in fifty sessions. A put is a message; 
 session of twenty messages, by itself and with five memories from the user's other sessions, or from
 those of all users; an agent gets again in a turn, after each round of tool calls. Every line times
 both in turns, awaited in one event loop as agents do; times are medians in milliseconds of one run.
-Then fifty sessions of a new user go on at once, and of what is put at once it is counted how much
-is there afterwards.
+Then fifty users' new sessions go on at once, and of what is put at once it is counted how much is
+there afterwards.
 """
 
 from __future__ import annotations
@@ -121,13 +121,13 @@ class Bench:
         return lines
 
     async def sessions(self) -> list[Line]:
-        """Time turns of sessions that go on at once, and of those without recall."""
+        """Time turns of sessions that go on at once, without recall and with it."""
         lines: list[Line] = []
         for k in (0, K):
-            name = f"at-once-{k}-{self._filled}"
-            ours = await self._turns([self.ours(name, f"s{one}", k=k) for one in range(AT_ONCE)])
-            stock = await self._turns([self.stock(name, f"s{one}") for one in range(AT_ONCE)])
-            what = f"a turn of {AT_ONCE} sessions at once" + (", recalling" if k else "")
+            users, session = [f"u{one}" for one in range(AT_ONCE)], f"at once {k} {self._filled}"
+            ours = await self._turns([self.ours(user, session, k=k) for user in users])
+            stock = await self._turns([self.stock(user, session) for user in users])
+            what = f"a turn of {AT_ONCE} users at once" + (", recalling" if k else "")
             lines.append(self._line(what, ours, stock))
         return lines
 
