@@ -320,15 +320,18 @@ class MemOSMemory(Flushing, BaseMemory):
 
     def _block(self, prompt: _Prompt) -> str:
         known, window = prompt.known, prompt.window
-        if known and self.memos.stands(known.hits):
-            return known.text
         if not prompt.question:
             return ""
         least = window.tokens(window.shown(besides=window.budget))
+        room = min(self.token_limit // MEMORY_SHARE, window.budget - least)
+        if room <= 0:
+            return ""
+        if known and window.count(known.text) <= room and self.memos.stands(known.hits):
+            return known.text
         recall = self.memos.recall(
             prompt.question,
             k=self.k,
-            token_limit=min(self.token_limit // MEMORY_SHARE, window.budget - least),
+            token_limit=room,
             count_tokens=lambda text: window.count(memory_block(text)),
             exclude_messages=window.ids(self._shown(window)),
         )
