@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, SkipValidation
 from typing_extensions import override
 
 from memos_core import AsyncView, ChatFn, Message, Namespace, View
+from memos_llamaindex.behind import Flushing, remember
 from memos_llamaindex.transcript import (
     NO_TURN,
     chat_message,
@@ -36,7 +37,7 @@ _read: ContextVar[tuple[Namespace, str, tuple[str, ...]] | None] = ContextVar("r
 _Standing = dict[str, tuple[Message, MessageStatus]]
 
 
-class MemOSChatStore(AsyncDBChatStore):
+class MemOSChatStore(Flushing, AsyncDBChatStore):
     """The histories of sessions in a view, for ``Memory.from_defaults(chat_store=…)``.
 
     A key is a session. What users and assistants say is remembered when it is added, and a
@@ -44,6 +45,9 @@ class MemOSChatStore(AsyncDBChatStore):
     deleted leaves the history; the memory of it stays until it is forgotten, and what is forgotten
     leaves the history. With ``resolve``, a turn changes the memory that it repeats or contradicts,
     as ``View.ingest`` tells.
+
+    What is added is stored at once, and memories are made of it behind the answer, for which
+    ``flush`` waits; with ``background=False``, before it is added.
 
     Of two that archive at the same time what both read as the oldest, one does it.
 
@@ -55,6 +59,7 @@ class MemOSChatStore(AsyncDBChatStore):
 
     memos: View = Field(exclude=True)
     resolve: SkipValidation[bool | ChatFn] = Field(default=False, exclude=True, repr=False)
+    background: bool = True
 
     @classmethod
     @override
@@ -166,8 +171,13 @@ class MemOSChatStore(AsyncDBChatStore):
 
     async def _ingest(self, key: str, turns: Sequence[dict[str, Any]]) -> None:
         if turns:
-            await AsyncView(self.memos).ingest(
-                turns, session=key, repair=True, resolve=self.resolve
+            await AsyncView(self.memos).to_thread(
+                remember,
+                self.memos,
+                turns,
+                session=key,
+                resolve=self.resolve,
+                background=self.background,
             )
 
 

@@ -123,6 +123,7 @@ async def test_setting_replaces_all_and_remembers_nothing_twice(ann: View, store
     await store.add_message("s1", user("next"))
     await store.set_messages("s1", [user("next"), user("4")], status=ARCHIVED)
     assert await shown(store, ARCHIVED) == ["next", "4"]
+    await store.aflush()
     assert ann.stats().cubes == 7
 
 
@@ -132,16 +133,19 @@ async def test_what_was_deleted_is_remembered_and_can_be_set_again(
     await store.add_message("s1", user(PEANUTS))
     await store.delete_messages("s1")
     assert await shown(store, None) == []
+    await store.aflush()
     assert ann.search("peanuts", k=1)[0].text == PEANUTS
 
     await store.set_messages("s1", [user(PEANUTS)])
 
     assert await shown(store) == [PEANUTS]
+    await store.aflush()
     assert ann.stats().cubes == 1
 
 
 async def test_what_was_forgotten_leaves_the_history(ann: View, store: MemOSChatStore):
     await store.add_messages("s1", [user(PEANUTS), assistant("Noted.")])
+    await store.aflush()
     cubes = {hit.text: hit.cube.id for hit in ann.search("peanuts noted")}
     ann.forget(cubes[PEANUTS])
     assert await shown(store) == ["Noted."]
@@ -226,6 +230,12 @@ def memory_of(store: MemOSChatStore, session: str = "s1", **options) -> Memory:
     )
 
 
+async def test_memories_are_made_at_once_where_that_is_wanted(ann: View):
+    store = MemOSChatStore(memos=ann, background=False)
+    await store.add_message("s1", user(PEANUTS))
+    assert ann.stats().cubes == 1
+
+
 async def test_history_and_block_share_one_log(ann: View, store: MemOSChatStore):
     said = [user("Hello."), assistant("Hi."), user(PEANUTS), assistant("Noted.")]
     memory = memory_of(store)
@@ -267,4 +277,4 @@ async def test_a_session_can_be_taken_over_by_the_other_memory(ann: View, store:
 
 def test_a_copy_shares_its_connections(store: MemOSChatStore):
     assert copy.deepcopy(store).memos is store.memos
-    assert store.model_dump() == {}
+    assert store.model_dump() == {"background": True}

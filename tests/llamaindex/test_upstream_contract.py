@@ -200,6 +200,7 @@ async def test_memory_is_seeded_through_the_store(ann: View, store: MemOSChatSto
         memory = Memory.from_defaults(session_id="s1", chat_history=seeds, chat_store=store)
         assert memory.sql_store is store
         assert await memory.aget() == seeds
+    await store.aflush()
     assert ann.stats().cubes == 2
 
 
