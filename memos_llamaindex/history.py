@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from memos_core import Message, View
 from memos_llamaindex.transcript import history_of, is_pointer
 from memos_llamaindex.window import head_of
 
-_LATEST = (256, 2_048)  # messages that are read first
+_LATEST = (256, 1_024, 4_096, 16_384)  # messages that are read first, and where those do not do
 _SESSIONS = 1_000  # long ones, of one MemOS
 
-# Long sessions whose history, up to a message, opens with no system message: of these the end is
-# enough. Only ``set`` and ``reset`` could change that, and both leave their trace in the log.
-_plain: WeakKeyDictionary[Any, OrderedDict[object, str]] = WeakKeyDictionary()
+
+class _Plain(NamedTuple):
+    """That a history opens with no system message: what it was last, and how much of it did.
+
+    Of such a history the end is enough. Only ``set`` and ``reset`` could change it, and both leave
+    their trace in the log.
+    """
+
+    last: str
+    enough: int
+
+
+_plain: WeakKeyDictionary[Any, OrderedDict[object, _Plain]] = WeakKeyDictionary()
 
 
 def whole_history(view: View, session: str) -> list[Message]:
@@ -30,20 +40,23 @@ def end_of_history(
     """Return a session's history, or its end where that is enough; whole turns, with an opening."""
     plain = _plain.setdefault(view.engine, OrderedDict())
     key = (view.namespace, repr(view.caller), session)
+    known = plain.get(key)
     for limit in _LATEST:
+        if known is not None and limit < known.enough:
+            continue
         logged = view.messages(session=session, limit=limit, retired=True)
         if len(logged) < limit or _begins_in(logged, view):
             return history_of(logged)
-        end = _end(logged, plain.get(key))
+        end = _end(logged, known)
         if end is None:
             break
-        plain[key] = logged[-1].id
+        plain[key] = _Plain(logged[-1].id, limit)
         if is_enough(end):
             return end
     logged = view.messages(session=session, retired=True)
     history = history_of(logged)
     if history and not head_of([history[0].role]):
-        plain[key] = logged[-1].id
+        plain[key] = _Plain(logged[-1].id, known.enough if known else 0)
         while len(plain) > _SESSIONS:
             plain.popitem(last=False)
     else:
@@ -63,9 +76,9 @@ def _begins_in(logged: Sequence[Message], view: View) -> bool:
     )
 
 
-def _end(logged: Sequence[Message], known: str | None) -> list[Message] | None:
+def _end(logged: Sequence[Message], known: _Plain | None) -> list[Message] | None:
     """Return the last whole turns of a plain history; None where it may be none any more."""
-    if known is None or not any(one.id == known for one in logged):
+    if known is None or not any(one.id == known.last for one in logged):
         return None
     if any(one.retired or is_pointer(one) for one in logged):
         return None
