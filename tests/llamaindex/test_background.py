@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -294,3 +297,31 @@ async def test_users_wait_for_their_own(memos: MemOS, ann: View, embedder: Gated
     await asyncio.wait_for(bob.aflush(), 60)
     assert memos.at("acme", "bob").stats().cubes == 1
     assert ann.stats().cubes == 0
+
+
+LEAVE = """
+import sys
+from llama_index.core.chat_engine import SimpleChatEngine
+from llama_index.core.llms.mock import MockLLM
+from memos_core import MemOS
+from memos_llamaindex import MemOSMemory
+from tests.support import WordEmbedder
+
+memos = MemOS.open(sys.argv[1], embedder=WordEmbedder())
+memory = MemOSMemory.from_defaults(memos=memos.at("acme", "ann"), session_id="s1")
+engine = SimpleChatEngine.from_defaults(llm=MockLLM(), memory=memory)
+engine.stream_chat("I am allergic to peanuts.")
+"""
+
+
+def test_a_program_that_just_ends_loses_nothing(ann: View, database: str):
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVE, database],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert [message.role for message in ann.messages()] == ["user", "assistant"]
+    assert PEANUTS in [hit.text for hit in ann.search("peanuts")]
