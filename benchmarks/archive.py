@@ -18,7 +18,6 @@ import json
 import resource
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -29,8 +28,8 @@ import psycopg
 
 from benchmarks.machine import machine
 from benchmarks.overhead import Bench, Drawn
+from benchmarks.server import own_server
 from memos_core import Action, MemOS, Sensitive, View
-from memos_core.store.embedded import EmbeddedServer
 
 SMALL = 10_000
 BATCH = 1_000
@@ -189,14 +188,8 @@ def main() -> None:
         dsn, what, rows, path = options.work
         print(json.dumps(work(dsn, what, int(rows), Path(path))))
         return
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        server = EmbeddedServer.acquire(folder / "postgres")
-        try:
-            lines = run(server.dsn, folder, options.rows)
-        finally:
-            server.release()
+    with own_server() as (dsn, folder):
+        lines = run(dsn, folder, options.rows)
     if options.json:
         print(json.dumps({"machine": machine(), "lines": [asdict(line) for line in lines]}))
         return

@@ -15,17 +15,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from benchmarks.machine import machine
 from benchmarks.overhead import QUESTION, WIDTH, Drawn, Line, measure, timed
+from benchmarks.server import own_server
 from memos_core import Caller, MemOS, Right, Settings, View
-from memos_core.store.embedded import EmbeddedServer
 
 NAMESPACES = 100
 ROWS = 1_000  # of each
@@ -148,13 +146,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=100)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        server = EmbeddedServer.acquire(Path(folder) / "postgres")
-        try:
-            result = run(server.dsn, rounds=options.rounds)
-        finally:
-            server.release()
+    with own_server() as (dsn, _):
+        result = run(dsn, rounds=options.rounds)
     if options.json:
         print(json.dumps(result, indent=2))
         return

@@ -26,7 +26,6 @@ import gc
 import json
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,13 +46,13 @@ from transformers import (
 
 from benchmarks.machine import machine
 from benchmarks.overhead import Drawn
+from benchmarks.server import own_server
 from memos_core import MemCube, MemOS, View
 from memos_core.cached import Remembered
 from memos_core.model import MemoryModel, Quantization
 from memos_core.model.kv_cache import KVCache, prefill
 from memos_core.model.memory import tenant_of
 from memos_core.model.storage import mapped
-from memos_core.store.embedded import EmbeddedServer
 from memos_core.tensor_files import RunFile, TensorFiles
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -525,22 +524,16 @@ def main() -> None:
     parser.add_argument("--shape", choices=sorted(SHAPES), default="qwen2.5-0.5b")
     parser.add_argument("--prefixes", default="256,1024,4096")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        server = EmbeddedServer.acquire(folder / "postgres")
-        try:
-            result = run(
-                server.dsn,
-                folder / "kv",
-                shape=options.shape,
-                prefixes=[int(tokens) for tokens in options.prefixes.split(",")],
-                rounds=options.rounds,
-                device=options.device,
-                dtype=options.dtype,
-            )
-        finally:
-            server.release()
+    with own_server() as (dsn, folder):
+        result = run(
+            dsn,
+            folder / "kv",
+            shape=options.shape,
+            prefixes=[int(tokens) for tokens in options.prefixes.split(",")],
+            rounds=options.rounds,
+            device=options.device,
+            dtype=options.dtype,
+        )
     print(json.dumps(result, indent=2) if options.json else table(result))
 
 

@@ -15,13 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import numpy as np
 import psycopg
@@ -31,13 +28,12 @@ from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.base import BaseStore, PutOp
 from langgraph.store.postgres import PostgresStore
-from psycopg.conninfo import conninfo_to_dict
 
 from benchmarks.machine import machine
 from benchmarks.overhead import WARM_UP, Line, measure, timed
+from benchmarks.server import address, new_database, own_server
 from benchmarks.stand_in import WIDTH, Table
 from memos_core import MemOS, View
-from memos_core.store.embedded import EmbeddedServer
 from memos_langchain import MemOSMiddleware, MemOSStore
 
 USERS = 100
@@ -192,9 +188,9 @@ def run(dsn: str, *, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
     table = Table()
     index = {"dims": WIDTH, "embed": lambda texts: table.embed(texts).tolist(), "fields": ["text"]}
     with (
-        MemOSStore.from_conn_string(database(dsn, "ours"), index=index) as ours,
+        MemOSStore.from_conn_string(new_database(dsn, "ours"), index=index) as ours,
         PostgresStore.from_conn_string(
-            database(dsn, "theirs"), index={**index, "ann_index_config": {"kind": "flat"}}
+            new_database(dsn, "theirs"), index={**index, "ann_index_config": {"kind": "flat"}}
         ) as theirs,
     ):
         theirs.setup()
@@ -205,23 +201,13 @@ def run(dsn: str, *, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
                 with psycopg.connect(address(dsn, name), autocommit=True) as connection:
                     connection.execute("VACUUM ANALYZE")
             lines += bench.lines()
-    with MemOS.open(database(dsn, "turns"), embedder=table) as memos:
+    with MemOS.open(new_database(dsn, "turns"), embedder=table) as memos:
         lived = [turns(memos.at("bench", f"{count}"), count, rounds) for count in (100, 1_000)]
     return {
         "machine": machine(),
         "lines": [asdict(line) for line in lines],
         "turns": [asdict(turn) for turn in lived],
     }
-
-
-def address(dsn: str, name: str) -> str:
-    return "postgresql:///?" + urlencode({**conninfo_to_dict(dsn), "dbname": name})
-
-
-def database(dsn: str, name: str) -> str:
-    with psycopg.connect(dsn, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}")
-    return address(dsn, name)
 
 
 def main() -> None:
@@ -231,13 +217,8 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--rounds", type=int, default=50)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        server = EmbeddedServer.acquire(Path(folder) / "postgres")
-        try:
-            result = run(server.dsn, sizes=options.items, rounds=options.rounds)
-        finally:
-            server.release()
+    with own_server() as (dsn, _):
+        result = run(dsn, sizes=options.items, rounds=options.rounds)
     if options.json:
         print(json.dumps(result, indent=2))
         return

@@ -17,11 +17,9 @@ import argparse
 import asyncio
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -32,12 +30,11 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from benchmarks.langchain import address, database
 from benchmarks.machine import machine
 from benchmarks.overhead import WARM_UP, Line
+from benchmarks.server import address, new_database, own_server
 from benchmarks.stand_in import Table
 from memos_core import MemOS
-from memos_core.store.embedded import EmbeddedServer
 from memos_llamaindex import MemOSMemory
 
 SESSION = 20  # messages
@@ -255,7 +252,7 @@ async def _left(memory: BaseMemory) -> int:
 
 async def _put_at_once(memories: Sequence[BaseMemory]) -> None:
     await asyncio.gather(
-        *(memory.aput(said(number)) for number, memory in enumerate(memories)),
+        *(memory.aput(said(2 * number)) for number, memory in enumerate(memories)),
         return_exceptions=True,
     )
 
@@ -267,8 +264,8 @@ def run(dsn: str, *, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
     """Fill both memories and measure them, at each size, then count what they lose."""
 
     async def measured() -> dict[str, Any]:
-        engine = create_async_engine(_url(database(dsn, "stock")))
-        with MemOS.open(database(dsn, "ours"), embedder=Table()) as memos:
+        engine = create_async_engine(_url(new_database(dsn, "stock")))
+        with MemOS.open(new_database(dsn, "ours"), embedder=Table()) as memos:
             bench = Bench(memos, engine, rounds)
             lines: list[Line] = []
             for size in sorted(sizes):
@@ -279,7 +276,7 @@ def run(dsn: str, *, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
                 lines += await bench.lines()
                 lines += await bench.sessions()
             names = (f"kept_{number}" for number in range(10**9))
-            lost = await kept(memos, lambda: _url(database(dsn, next(names))))
+            lost = await kept(memos, lambda: _url(new_database(dsn, next(names))))
         await engine.dispose()
         return {
             "machine": machine(),
@@ -308,13 +305,8 @@ def main() -> None:
     parser.add_argument("--messages", type=int, nargs="+", default=[1_000, 100_000])
     parser.add_argument("--rounds", type=int, default=50)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        server = EmbeddedServer.acquire(Path(folder) / "postgres")
-        try:
-            result = run(server.dsn, sizes=options.messages, rounds=options.rounds)
-        finally:
-            server.release()
+    with own_server() as (dsn, _):
+        result = run(dsn, sizes=options.messages, rounds=options.rounds)
     if options.json:
         print(json.dumps(result, indent=2))
         return

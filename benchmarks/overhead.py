@@ -17,13 +17,11 @@ import asyncio
 import json
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -35,9 +33,9 @@ from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
 from benchmarks.machine import machine
+from benchmarks.server import own_server
 from memos_core import AsyncView, MemOS, Settings, View
 from memos_core.embedder import Vectors
-from memos_core.store.embedded import EmbeddedServer
 
 WIDTH = 384
 DIRECTIONS = 32
@@ -336,7 +334,7 @@ def run(dsn: str, *, rounds: int, big: bool) -> dict[str, Any]:
     bench = Bench(dsn, rounds)
     try:
         lines = bench.adds()
-        bench.hand.connection.execute("TRUNCATE memos.cube, by_hand")
+        bench.hand.connection.execute("TRUNCATE memos.cube, memos.passage, by_hand")
         for rows in NAMESPACES:
             bench.fill(rows, f"of {rows}")
         others = 0
@@ -363,13 +361,8 @@ def main() -> None:
     parser.add_argument("--big", action="store_true", help="go on to a million rows")
     parser.add_argument("--rounds", type=int, default=100)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)
-        server = EmbeddedServer.acquire(Path(folder) / "postgres")
-        try:
-            result = run(server.dsn, rounds=options.rounds, big=options.big)
-        finally:
-            server.release()
+    with own_server() as (dsn, _):
+        result = run(dsn, rounds=options.rounds, big=options.big)
     if options.json:
         print(json.dumps({"machine": machine(), **result}, indent=2))
         return

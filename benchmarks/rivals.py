@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ import numpy as np
 
 from benchmarks.machine import machine
 from benchmarks.rival_side import Table, measured
+from benchmarks.server import own_server
 from memos_core import MemOS
 from memos_core.embedder import Vectors
-from memos_core.store.embedded import EmbeddedServer
 
 WIDTH, USERS, ROWS, ROUNDS = 384, 10, 1000, 50
 NUMBERS = ("add 1 ms", "add rows/s", "search ms", "recall@10")
@@ -62,26 +61,21 @@ def main() -> None:
     parser.add_argument("--python", required=True, help="of the environment with the rivals")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)
-        vectors = Path(folder) / "vectors.npy"
+    with own_server() as (dsn, folder):
+        vectors = folder / "vectors.npy"
         drawn = np.random.default_rng(0).normal(size=(USERS * ROWS + 200, WIDTH))
         np.save(vectors, drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
-        server = EmbeddedServer.acquire(Path(folder) / "postgres")
         task = {
-            "dsn": server.dsn,
+            "dsn": dsn,
             "vectors": str(vectors),
             "users": USERS,
             "rows": ROWS,
             "rounds": ROUNDS,
         }
-        try:
-            table = Table(str(vectors))
-            with MemOS.open(server.dsn, embedder=Shared(table)) as memos:
-                lines = [{"name": "MemOS (dense)", **measured(Ours(memos, "dense"), table, task)}]
-            lines += _theirs(options.python, task)
-        finally:
-            server.release()
+        table = Table(str(vectors))
+        with MemOS.open(dsn, embedder=Shared(table)) as memos:
+            lines = [{"name": "MemOS (dense)", **measured(Ours(memos, "dense"), table, task)}]
+        lines += _theirs(options.python, task)
     if options.json:
         print(json.dumps({"machine": machine(), "lines": lines}, indent=2))
         return
