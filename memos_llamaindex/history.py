@@ -45,7 +45,7 @@ def end_of_history(
         if known is not None and limit < known.enough:
             continue
         logged = view.messages(session=session, limit=limit, retired=True)
-        if len(logged) < limit or _begins_in(logged, view):
+        if len(logged) < limit or _begins_in(logged):
             return history_of(logged)
         end = _end(logged, known)
         if end is None:
@@ -64,14 +64,14 @@ def end_of_history(
     return history
 
 
-def _begins_in(logged: Sequence[Message], view: View) -> bool:
+def _begins_in(logged: Sequence[Message]) -> bool:
     """Tell whether a history begins in this end of a log: all before what was retired was, too.
 
-    But not for a caller, who ends no more of a shared history than he may.
+    But not where callers speak: each ends no more of a shared history than his own part.
     """
     return (
-        view.caller is None
-        and any(one.retired for one in logged)
+        any(one.retired for one in logged)
+        and all(one.created_by is None for one in logged)
         and not any(is_pointer(one) and not one.retired for one in logged)
     )
 

@@ -41,6 +41,7 @@ def recalled_in(view: View, key: Hashable, turn: Hashable) -> Recalled | None:
 def keep_recalled(view: View, key: Hashable, recalled: Recalled) -> None:
     """Keep what was recalled until the next turn of the session."""
     known = _recalled(view)
+    known.pop(_full(view, key), None)  # the latest stand last
     known[_full(view, key)] = recalled
     while len(known) > _TURNS:
         known.popitem(last=False)

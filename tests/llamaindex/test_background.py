@@ -90,56 +90,61 @@ def test_a_question_of_its_own_session_waits_for_nothing(ann: View, embedder: Ga
     assert texts(call(memory, "get_all")) == [PEANUTS, "Which?"]
 
 
-def open_when_waited_for(
-    monkeypatch: pytest.MonkeyPatch, embedder: GatedEmbedder, pending: list[Any]
-) -> None:
-    """Open the gate as soon as somebody waits for something."""
-    unread = behind.unread
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch, embedder: GatedEmbedder) -> list[int]:
+    """How many jobs were waited for, each time; the gate opens when somebody waits."""
+    found: list[int] = []
+    wait_for, await_for = behind.wait_for, behind.await_for
 
-    def opening(*args: Any, **options: Any) -> Any:
-        found = unread(*args, **options)
-        pending.append(len(found))
-        embedder.gate.open.set()
-        return found
+    def opening(pending: list[Any], *timeout: float | None) -> None:
+        if pending:
+            found.append(len(pending))
+            embedder.gate.open.set()
+        wait_for(pending, *timeout)
 
-    for module in ("memory", "block"):
-        monkeypatch.setattr(f"memos_llamaindex.{module}.unread", opening)
+    async def aopening(pending: list[Any], *timeout: float | None) -> None:
+        if pending:
+            found.append(len(pending))
+            embedder.gate.open.set()
+        await await_for(pending, *timeout)
+
+    monkeypatch.setattr(behind, "wait_for", opening)
+    monkeypatch.setattr(behind, "await_for", aopening)
+    return found
 
 
 def test_a_prompt_waits_for_what_other_sessions_said_before(
-    ann: View, embedder: GatedEmbedder, call, monkeypatch: pytest.MonkeyPatch
+    ann: View, embedder: GatedEmbedder, call, waits: list[int]
 ):
     embedder.waits_for = "I am allergic"
     call(memory_of(ann, "s0"), "put", user(PEANUTS))
-    open_when_waited_for(monkeypatch, embedder, pending := [])
     memory = memory_of(ann)
     call(memory, "put", user("May I eat peanuts?"))
 
     assert PEANUTS in prompt(call(memory, "get"))
-    assert pending == [1]
+    assert waits == [1]
 
 
 async def test_a_block_waits_for_what_other_sessions_said_before(
-    ann: View, embedder: GatedEmbedder, monkeypatch: pytest.MonkeyPatch
+    ann: View, embedder: GatedEmbedder, waits: list[int]
 ):
     embedder.waits_for = "I am allergic"
     block = MemOSMemoryBlock(memos=ann)
     await block.aput([user(PEANUTS)], session_id="s0")
-    open_when_waited_for(monkeypatch, embedder, pending := [])
 
     assert PEANUTS in await block.aget([user("May I eat peanuts?")], session_id="s1")
-    assert pending == [1]
+    assert waits == [1]
 
 
 def test_a_prompt_waits_for_what_its_own_session_no_longer_shows(
-    ann: View, embedder: GatedEmbedder, call, monkeypatch: pytest.MonkeyPatch
+    ann: View, embedder: GatedEmbedder, call, waits: list[int]
 ):
     embedder.waits_for = "I am allergic"
     memory = memory_of(ann, token_limit=100)
     said = [user(PEANUTS), *(user(f"the weather is fine on day {n}") for n in range(30))]
     call(memory, "put_messages", [*said, user("May I eat peanuts?")])
-    open_when_waited_for(monkeypatch, embedder, [])
     assert prompt(call(memory, "get")).count(PEANUTS) == 1
+    assert waits == [1]
 
 
 def test_a_view_of_all_waits_for_those_inside_it(memos: MemOS, embedder: GatedEmbedder, ann: View):
@@ -160,7 +165,7 @@ def test_no_prompt_waits_for_a_long_import_to_end(
     assert texts(call(memory, "get")) == ["May I eat peanuts?"]
 
 
-def test_no_prompt_waits_for_a_language_model(ann: View, call):
+def test_no_prompt_waits_for_a_language_model(ann: View, call, waits: list[int]):
     may_answer, asked = threading.Event(), threading.Event()
 
     def think(_messages: object) -> str:
@@ -174,6 +179,7 @@ def test_no_prompt_waits_for_a_language_model(ann: View, call):
     call(memory := memory_of(ann), "put", user("How many dogs have I?"))
 
     assert "I have two dogs." in prompt(call(memory, "get"))
+    assert waits == []
     assert asked.wait(60)
     may_answer.set()
     call(memory, "flush")
@@ -183,12 +189,12 @@ def test_no_prompt_waits_for_a_language_model(ann: View, call):
 def test_a_question_is_read_once_its_prompt_is_made(
     ann: View, embedder: GatedEmbedder, call, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(behind, "_QUESTION_FIRST", 60.0)
+    monkeypatch.setattr(behind, "_QUESTION_FIRST", 120.0)  # longer than `until` waits
     memory = memory_of(ann)
     call(memory, "put", user("May I eat peanuts?"))
     assert embedder.gate.passed == []
     call(memory, "get")
-    call(memory, "flush")
+    until(lambda: ann.stats().cubes == 1)
     assert len(embedder.gate.passed) == 2
     assert embedder.gate.passed[-1] == "May I eat peanuts?"
 

@@ -122,13 +122,23 @@ def test_what_was_forgotten_is_not_shown(ann: View):
     assert "question 3" not in texts(memory.get())
 
 
+def test_a_history_that_was_replaced_out_of_sight_is_shown(ann: View):
+    memory, other = memory_of(ann, 12), memory_of(ann, 12)
+    memory.put_messages(turns(50))
+    memory.get()
+    other.reset()
+    system = ChatMessage(role="system", content="Be kind.")
+    other.put_messages([system, *turns(50)])
+    assert memory.get() == [system, *turns(50)[-4:]]
+
+
 def test_of_a_shared_history_the_part_of_others_stays(memos: MemOS):
     ann, bob = (memos.at("acme", caller=Caller(user=name)) for name in ("ann", "bob"))
     memory_of(ann, 1_000).put_messages(turns(6))
     memory_of(bob, 1_000).put_messages(turns(3))
-    mine = memory_of(ann, 1_000).get()
     memory_of(bob, 1_000).reset()
-    assert memory_of(ann, 1_000).get() == mine
+    for view in (ann, memos.at("acme")):
+        assert memory_of(view, 1_000).get() == turns(6)
 
 
 def test_an_end_shows_what_the_whole_would(ann: View):
