@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import threading
@@ -18,6 +19,7 @@ from memos_core.namespace import Namespace
 from memos_core.view import View
 
 _log = logging.getLogger("memos_core")
+PATIENCE = 2.0  # seconds that a prompt waits, at most, for what was said before
 _FAILURES = 1_000  # namespaces whose failures are kept for those who ask; all are logged
 
 
@@ -187,3 +189,15 @@ async def await_for(
     _, late = await asyncio.wait([asyncio.wrap_future(one) for one in pending], timeout=timeout)
     if late:
         raise TimeoutError(f"not everything was read within {timeout} seconds")
+
+
+def wait_a_little(pending: Sequence[Future[None]]) -> None:
+    """Wait for jobs; a long import holds up no answer."""
+    with contextlib.suppress(TimeoutError):
+        wait_for(pending, PATIENCE)
+
+
+async def await_a_little(pending: Sequence[Future[None]]) -> None:
+    """Wait as ``wait_a_little`` does, and let others run."""
+    with contextlib.suppress(TimeoutError):
+        await await_for(pending, PATIENCE)

@@ -16,7 +16,13 @@ from langgraph.runtime import Runtime
 from typing_extensions import override
 
 from memos_core import AsyncView, ChatFn, Recall, View
-from memos_core.background import Background, await_for, wait_for
+from memos_core.background import (
+    Background,
+    await_a_little,
+    await_for,
+    wait_a_little,
+    wait_for,
+)
 from memos_langchain.latest import Latest
 from memos_langchain.tools import (
     create_forget_memory_tool,
@@ -62,7 +68,7 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
         resolve: let a turn change the memory that it repeats or contradicts, as ``View.ingest``
             does: by its rules, or as a language model decides (``messages -> text``). What it is
             still at, a run that begins does not recall; without it, a run waits for what earlier
-            ones said.
+            ones said, two seconds at most.
         background: False makes memories of a message before the run goes on.
         tools: give the agent tools to search, keep and forget memories itself.
         name: must differ between two of these in one agent.
@@ -161,7 +167,7 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
-        wait_for(self._unread(request))
+        wait_a_little(self._unread(request))
         try:
             request = self._with_memories(request)
         finally:
@@ -174,7 +180,7 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
-        await await_for(self._unread(request))  # not on the threads that read
+        await await_a_little(self._unread(request))  # not on the threads that read
         threads = AsyncView(self._view(request.runtime))
         try:
             request = await threads.to_thread(self._with_memories, request)

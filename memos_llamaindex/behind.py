@@ -15,7 +15,6 @@ _SAID = ("user", "assistant")
 # A prompt is made right after its question is stored; reading that begins after it, at the latest
 # in so many seconds.
 _QUESTION_FIRST = 0.05
-PATIENCE = 2.0  # seconds that a prompt waits, at most, for what other sessions said before
 
 
 def remember(
@@ -55,18 +54,6 @@ def begin(view: View) -> None:
     """Have read what was said, now that the prompt is made."""
     with contextlib.suppress(Closed, RuntimeError):
         background_of(view).begin()
-
-
-def wait_a_little(pending: Sequence[Future[None]]) -> None:
-    """Wait for what is read; a long import holds up no answer."""
-    with contextlib.suppress(TimeoutError):
-        wait_for(pending, PATIENCE)
-
-
-async def await_a_little(pending: Sequence[Future[None]]) -> None:
-    """Wait as ``wait_a_little`` does, and let others run."""
-    with contextlib.suppress(TimeoutError):
-        await await_for(pending, PATIENCE)
 
 
 class Flushing:

@@ -21,7 +21,8 @@ from memos_core import (
     StoreError,
     View,
 )
-from memos_llamaindex.behind import Flushing, await_a_little, begin, is_said, remember, unread
+from memos_core.background import await_a_little
+from memos_llamaindex.behind import Flushing, begin, is_said, remember, unread
 from memos_llamaindex.recall import NOTES, Recalled, keep_recalled, recalled_in, unclosing
 from memos_llamaindex.said import ids_of
 from memos_llamaindex.transcript import turns_from

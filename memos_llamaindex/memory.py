@@ -11,18 +11,13 @@ from uuid import uuid4
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.llms import LLM
 from llama_index.core.memory import BaseMemory
+from llama_index.core.schema import QueryType
 from pydantic import ConfigDict, Field, SkipValidation
 from typing_extensions import override
 
 from memos_core import AsyncView, Caller, ChatFn, Message, View
-from memos_llamaindex.behind import (
-    Flushing,
-    await_a_little,
-    begin,
-    remember,
-    unread,
-    wait_a_little,
-)
+from memos_core.background import await_a_little, wait_a_little
+from memos_llamaindex.behind import Flushing, begin, remember, unread
 from memos_llamaindex.history import end_of_history, whole_history
 from memos_llamaindex.recall import (
     Recalled,
@@ -127,7 +122,7 @@ class MemOSMemory(Flushing, BaseMemory):
             memory.set(chat_history)
         return memory
 
-    def get(self, input: str | ChatMessage | None = None, **kwargs: Any) -> list[ChatMessage]:
+    def get(self, input: QueryType | ChatMessage | None = None, **kwargs: Any) -> list[ChatMessage]:
         """Return the messages of the next prompt, with what is remembered about ``input``.
 
         ``input`` is the question where it is not stored yet; else the newest user message is.
@@ -170,7 +165,7 @@ class MemOSMemory(Flushing, BaseMemory):
 
     @override
     async def aget(
-        self, input: str | ChatMessage | None = None, **kwargs: Any
+        self, input: QueryType | ChatMessage | None = None, **kwargs: Any
     ) -> list[ChatMessage]:
         prompt, messages = await self._to_thread(self._prompt_at_once, input, **kwargs)
         if messages is None:
@@ -265,8 +260,8 @@ class MemOSMemory(Flushing, BaseMemory):
             background=self.background,
         )
 
-    def _prompt(self, input: str | ChatMessage | None = None, **kwargs: Any) -> _Prompt:
-        asked = ((input.content if isinstance(input, ChatMessage) else input) or "").strip()
+    def _prompt(self, input: QueryType | ChatMessage | None = None, **kwargs: Any) -> _Prompt:
+        asked = _text_of(input).strip()
         window = self._window(kwargs.get("initial_token_count") or 0, asked=bool(asked))
         newest = window.question
         question = asked or (newest.content.strip() if newest else "")
@@ -281,7 +276,7 @@ class MemOSMemory(Flushing, BaseMemory):
         return _Prompt(window=window, question=question, turn=turn, known=known, unread=waits)
 
     def _prompt_at_once(
-        self, input: str | ChatMessage | None = None, **kwargs: Any
+        self, input: QueryType | ChatMessage | None = None, **kwargs: Any
     ) -> tuple[_Prompt, list[ChatMessage] | None]:
         prompt = self._prompt(input, **kwargs)
         return prompt, None if prompt.unread else self._messages(prompt)
@@ -347,6 +342,11 @@ class MemOSMemory(Flushing, BaseMemory):
     async def _to_thread(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         # The whole of it, counting tokens included: not on the loop.
         return await AsyncView(self.memos).to_thread(function, *args, **kwargs)
+
+
+def _text_of(input: QueryType | ChatMessage | None) -> str:
+    # Context engines may be asked a QueryBundle, which is its question as text.
+    return str((input.content if isinstance(input, ChatMessage) else input) or "")
 
 
 def _caller_as_json(caller: Caller | None) -> dict[str, Any] | None:

@@ -14,8 +14,10 @@ from llama_index.core.vector_stores.types import MetadataFilters
 from typing_extensions import override
 
 from memos_core import AsyncView, Hit, Kind, View
+from memos_core.background import await_a_little, wait_a_little
 from memos_core.facts import facts_of
 from memos_core.view.given import checked_view
+from memos_llamaindex.behind import unread
 from memos_llamaindex.filters import conditions_of
 
 # What tells a program where a memory came from would only distract a language model.
@@ -70,11 +72,13 @@ class MemOSRetriever(BaseRetriever):
 
     @override
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        wait_a_little(unread(self.memos))
         hits = self.memos.search(query_bundle.query_str, **self._options)
         return [_node(hit) for hit in hits]
 
     @override
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        await await_a_little(unread(self.memos))
         hits = await AsyncView(self.memos).search(query_bundle.query_str, **self._options)
         return [_node(hit) for hit in hits]
 

@@ -15,9 +15,11 @@ from pydantic import BaseModel, Field
 from typing_extensions import override
 
 from memos_core import AsyncView, MemOSError, View
+from memos_core.background import await_a_little, wait_a_little
 from memos_core.errors import REFUSALS
 from memos_core.short_ids import line_of, named, note_shown, short_id
 from memos_core.view.given import checked_view
+from memos_llamaindex.behind import unread
 
 P = ParamSpec("P")
 
@@ -95,10 +97,12 @@ class MemOSToolSpec(BaseToolSpec):
         filter: Mapping[str, Any] | None = None,
     ) -> str:
         """Return a line for each memory found, with a short id, the day and who said it."""
+        wait_a_little(unread(self.memos))
         return self._answer(_recalled, query, limit, offset, filter)
 
     def forget(self, id: str) -> str:
         """Erase a memory as ``View.forget`` does, by a short id that was shown, or its words."""
+        wait_a_little(unread(self.memos))
         return self._answer(_forgotten, id)
 
     async def aremember(self, content: str) -> str:
@@ -113,10 +117,12 @@ class MemOSToolSpec(BaseToolSpec):
         filter: Mapping[str, Any] | None = None,
     ) -> str:
         """As ``recall``."""
+        await await_a_little(unread(self.memos))
         return await AsyncView(self.memos).to_thread(self.recall, query, limit, offset, filter)
 
     async def aforget(self, id: str) -> str:
         """As ``forget``."""
+        await await_a_little(unread(self.memos))
         return await AsyncView(self.memos).to_thread(self.forget, id)
 
     @override

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import subprocess
 import sys
 import threading
@@ -14,11 +15,17 @@ from typing import Any
 import pytest
 from llama_index.core.llms import ChatMessage
 
-from memos_core import EmbedderUnavailable, MemOS, Rules, SensitiveText, View
+from memos_core import EmbedderUnavailable, MemOS, Rules, SensitiveText, View, background
 from memos_core.background import Background, background_of
 from memos_core.embedder import Vectors
 from memos_core.sensitivity import Action, Sensitive
-from memos_llamaindex import MemOSMemory, MemOSMemoryBlock, behind
+from memos_llamaindex import (
+    MemOSMemory,
+    MemOSMemoryBlock,
+    MemOSRetriever,
+    MemOSToolSpec,
+    behind,
+)
 from tests.llamaindex.scripted import PEANUTS, assistant, prompt, texts, tool_turn, user, words
 from tests.support import WordEmbedder, until
 
@@ -94,7 +101,7 @@ def test_a_question_of_its_own_session_waits_for_nothing(ann: View, embedder: Ga
 def waits(monkeypatch: pytest.MonkeyPatch, embedder: GatedEmbedder) -> list[int]:
     """How many jobs were waited for, each time; the gate opens when somebody waits."""
     found: list[int] = []
-    wait_for, await_for = behind.wait_for, behind.await_for
+    wait_for, await_for = background.wait_for, background.await_for
 
     def opening(pending: list[Any], *timeout: float | None) -> None:
         if pending:
@@ -108,8 +115,8 @@ def waits(monkeypatch: pytest.MonkeyPatch, embedder: GatedEmbedder) -> list[int]
             embedder.gate.open.set()
         await await_for(pending, *timeout)
 
-    monkeypatch.setattr(behind, "wait_for", opening)
-    monkeypatch.setattr(behind, "await_for", aopening)
+    monkeypatch.setattr(background, "wait_for", opening)
+    monkeypatch.setattr(background, "await_for", aopening)
     return found
 
 
@@ -136,6 +143,29 @@ async def test_a_block_waits_for_what_other_sessions_said_before(
     assert waits == [1]
 
 
+SEARCHES: list[Callable[[View], Any]] = [
+    lambda ann: MemOSRetriever(memos=ann).retrieve("peanuts"),
+    lambda ann: MemOSRetriever(memos=ann).aretrieve("peanuts"),
+    lambda ann: MemOSToolSpec(ann).recall("peanuts"),
+    lambda ann: MemOSToolSpec(ann).arecall("peanuts"),
+    lambda ann: MemOSToolSpec(ann).forget(PEANUTS),
+    lambda ann: MemOSToolSpec(ann).aforget(PEANUTS),
+]
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+async def test_who_searches_waits_for_what_was_said_before(
+    ann: View, embedder: GatedEmbedder, waits: list[int], search: Callable[[View], Any]
+):
+    embedder.waits_for = "I am allergic"
+    memory_of(ann).put(user(PEANUTS))
+    found = search(ann)
+    if inspect.isawaitable(found):
+        found = await found
+    assert waits == [1]
+    assert PEANUTS in str(found) or (ann.stats().cubes == 0 and "Forgotten" in found)
+
+
 def test_a_prompt_waits_for_what_its_own_session_no_longer_shows(
     ann: View, embedder: GatedEmbedder, call, waits: list[int]
 ):
@@ -158,7 +188,7 @@ def test_a_view_of_all_waits_for_those_inside_it(memos: MemOS, embedder: GatedEm
 def test_no_prompt_waits_for_a_long_import_to_end(
     ann: View, embedder: GatedEmbedder, call, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(behind, "PATIENCE", 0.01)
+    monkeypatch.setattr(background, "PATIENCE", 0.01)
     embedder.waits_for = "I am allergic"
     call(memory_of(ann, "s0"), "put", user(PEANUTS))
     call(memory := memory_of(ann), "put", user("May I eat peanuts?"))

@@ -28,7 +28,7 @@ from memos_core import AsyncView, CubeNotFound, InvalidInput, Kind, MemCube, Mem
 from memos_core.model import MemoryModel
 from memos_llamaindex import MemOSLLM, MemOSMemory
 from tests.langchain.speaking import ASSISTANT, TOOLED, asked_in, call, speaker_of, speaking_model
-from tests.llamaindex.test_memory import assistant, user
+from tests.llamaindex.scripted import assistant, user
 from tests.model.models import CHATML
 
 FACTS = ["Ann is allergic to peanuts.", "Ann lives in Oslo with a black cat named Misha."]

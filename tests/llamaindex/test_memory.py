@@ -14,16 +14,12 @@ from memos_core import InvalidInput, View
 from memos_llamaindex import MemOSMemory
 from tests.llamaindex.scripted import (
     PEANUTS,
-    Script,
     assistant,
     prompt,
     texts,
     tool_turn,
     user,
-    words,
 )
-
-__all__ = ["PEANUTS", "Script", "assistant", "prompt", "texts", "tool_turn", "user", "words"]
 
 
 class TestHistory:

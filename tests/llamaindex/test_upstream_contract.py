@@ -25,6 +25,7 @@ from llama_index.core.chat_engine.multi_modal_context import MultiModalContextCh
 from llama_index.core.llms.mock import MockLLM
 from llama_index.core.memory import BaseMemory, Memory
 from llama_index.core.query_engine import CustomQueryEngine
+from llama_index.core.schema import QueryBundle
 from llama_index.core.storage.chat_store.base_db import MessageStatus
 
 from memos_core import View
@@ -131,6 +132,18 @@ def test_a_history_that_is_sent_along_replaces_what_was_said(memory: BaseMemory,
 
     engine.chat(SECOND, chat_history=[])
     assert texts(engine.chat_history)[:-1] == [SECOND]
+
+
+@pytest.mark.parametrize(
+    "make_engine", [ContextChatEngine, MultiModalCondensePlusContextChatEngine], indirect=True
+)
+async def test_a_query_bundle_may_ask(make_engine: Make):
+    script = Script()
+    engine = make_engine(script.llm)
+    for question in ("How are you?", "And now?"):
+        await engine.achat(QueryBundle(question))
+        assert question in prompt(script.prompts[-1])
+    assert texts(engine.chat_history)[::2] == ["How are you?", "And now?"]
 
 
 def test_an_answer_that_is_read_in_part_is_kept_whole(make_engine: Make):
