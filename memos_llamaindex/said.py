@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import count
 from typing import Any
@@ -18,9 +18,9 @@ def ids_of(turns: Sequence[Mapping[str, Any]], logged: Sequence[Message]) -> lis
     sends it, and does not come back when it was forgotten, which takes it from ``logged``.
     """
     keys = [said_key(turn) for turn in turns]
-    known = [message.id for message in logged]
+    known, wanted = [message.id for message in logged], set(keys)
     ids = [""] * len(keys)
-    said = [id.rpartition(".")[0] for id in known]
+    said = [_key_among(wanted, message) for message in logged]
     # What is said twice was said twice: the order tells which of the two a window begins with.
     for there, here, size in SequenceMatcher(
         None, said, keys, autojunk=False
@@ -32,6 +32,13 @@ def ids_of(turns: Sequence[Mapping[str, Any]], logged: Sequence[Message]) -> lis
             ids[place] = next(id for n in count(1) if (id := f"{key}.{n}") not in taken)
             taken.add(ids[place])
     return ids
+
+
+def _key_among(wanted: Collection[str], message: Message) -> str:
+    """Return the key of what was said, or, where that is not wanted, of what was kept of it."""
+    # Rules hide parts of a message, and what no database can hold is replaced.
+    said = message.id.partition(".")[0]
+    return said if said in wanted else said_key({"role": message.role, "content": message.content})
 
 
 def said_key(turn: Mapping[str, Any]) -> str:

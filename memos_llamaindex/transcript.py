@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from io import SEEK_CUR, IOBase
@@ -117,17 +120,32 @@ def turns_anew(
     """Return what is said for the first time in a session, and the ids of all of ``messages``."""
     known = {message.id for message in history}
     others = [one for one in logged if one.id not in known and one.role != NO_TURN]
-    unused = [*history, *others]
+    unused = _by_what_is_said([*history, *others])
+    used: set[str] = set()
     order: list[str] = []
     new: list[dict[str, Any]] = []
     for turn in turns_from(messages):
-        same = next((at for at, one in enumerate(unused) if _says(one, turn)), None)
-        if same is None:
+        same = unused.get(_stem(turn["id"]), deque())
+        while same and same[0] in used:
+            same.popleft()
+        if not same:
             new.append(turn)
-            order.append(turn["id"])
-        else:
-            order.append(unused.pop(same).id)
+        order.append(same.popleft() if same else turn["id"])
+        used.add(order[-1])
     return new, order
+
+
+def _by_what_is_said(logged: Sequence[Message]) -> dict[str, deque[str]]:
+    """Return the ids of messages by what was said, and by what was kept of it.
+
+    Rules hide parts of a message, and what no database can hold is replaced.
+    """
+    ids: dict[str, deque[str]] = {}
+    for one in logged:
+        kept = {"role": one.role, "content": one.content, _WHOLE: one.extra.get(_WHOLE)}
+        for stem in {_stem(one.id), _stem_of(kept)}:
+            ids.setdefault(stem, deque()).append(one.id)
+    return ids
 
 
 def pointer_to(order: Sequence[str], logged: Sequence[Message]) -> dict[str, Any]:
@@ -140,16 +158,27 @@ def _turn(message: ChatMessage, now: datetime) -> dict[str, Any]:
     role, said = _spoken(message)
     name = message.additional_kwargs.get("name")
     turn: dict[str, Any] = {
-        # What is said twice was said twice.
-        "id": f"{said_key({'role': role, 'content': said})}.{uuid4().hex}",
         "role": role,
         "content": said,
         "name": name if isinstance(name, str) else None,
         "created_at": now,
     }
-    if (role, said) == (message.role.value, message.content) and _is_plain(message):
-        return turn
-    return turn | {_WHOLE: _whole(message)}
+    if (role, said) != (message.role.value, message.content) or not _is_plain(message):
+        turn[_WHOLE] = _whole(message)
+    return turn | {"id": f"{_stem_of(turn)}.{uuid4().hex}"}  # what is said twice was said twice
+
+
+def _stem_of(turn: Mapping[str, Any]) -> str:
+    """Return what the ids of all turns that say the same, down to the last block, begin with."""
+    key, whole = said_key(turn), turn.get(_WHOLE)
+    if whole is None:
+        return key
+    fields = json.dumps(whole, sort_keys=True).encode()
+    return f"{key}.{hashlib.blake2b(fields, digest_size=16).hexdigest()}"
+
+
+def _stem(id: str) -> str:
+    return id.rpartition(".")[0]
 
 
 def _spoken(message: ChatMessage) -> tuple[str, str]:
@@ -198,11 +227,3 @@ def _with_bytes(block: BaseModel) -> BaseModel:
         elif isinstance(value, list) and isinstance(block, BaseRecursiveContentBlock):
             changed[name] = [_with_bytes(one) for one in cast("list[BaseModel]", value)]
     return type(block).model_validate(fields | changed) if changed else block
-
-
-def _says(message: Message, turn: Mapping[str, Any]) -> bool:
-    return (
-        message.role == turn["role"]
-        and message.content == turn["content"]
-        and message.extra.get(_WHOLE) == turn.get(_WHOLE)
-    )
