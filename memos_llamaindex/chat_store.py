@@ -108,6 +108,7 @@ class MemOSChatStore(Flushing, AsyncDBChatStore):
         logged = await self._logged(key)
         new, order = turns_anew(messages, logged, [one for one, _ in _standing(logged).values()])
         changes = [] if status == ACTIVE else [_change("archived", order)]
+        _read.set(None)  # what was read before is no longer the oldest
         await self._ingest(key, [*new, pointer_to(order, logged), *changes])
 
     @override
@@ -117,12 +118,14 @@ class MemOSChatStore(Flushing, AsyncDBChatStore):
         if not 0 <= idx < len(active):
             return None
         message, _ = active[idx]
+        _read.set(None)
         await self._ingest(key, [_change("deleted", [message.id])])
         return chat_message(message)
 
     @override
     async def delete_messages(self, key: str, status: MessageStatus | None = None) -> None:
         """Delete a session's messages of a status; None is any."""
+        _read.set(None)
         if status is None:
             await AsyncView(self.memos).retire(key)
         elif ids := list(_with(status, await self._standing(key))):

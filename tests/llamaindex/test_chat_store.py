@@ -278,3 +278,18 @@ async def test_a_session_can_be_taken_over_by_the_other_memory(ann: View, store:
 def test_a_copy_shares_its_connections(store: MemOSChatStore):
     assert copy.deepcopy(store).memos is store.memos
     assert store.model_dump() == {"background": True}
+
+
+@pytest.mark.parametrize("change", ["set", "deleted", "emptied"])
+async def test_the_oldest_are_those_after_one_s_own_change(store: MemOSChatStore, change: str):
+    await store.add_messages("s1", [user("one"), user("two"), user("three")])
+    await store.get_messages("s1")
+    match change:
+        case "set":
+            await store.set_messages("s1", [user("two"), user("four")])
+        case "deleted":
+            await store.delete_message("s1", 0)
+        case _:
+            await store.delete_messages("s1")
+            await store.add_messages("s1", [user("two"), user("five")])
+    assert texts(await store.archive_oldest_messages("s1", 1)) == ["two"]
