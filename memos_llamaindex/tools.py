@@ -14,7 +14,7 @@ from llama_index.core.tools.types import DefaultToolFnSchema
 from pydantic import BaseModel, Field
 from typing_extensions import override
 
-from memos_core import AsyncView, MemOSError, View
+from memos_core import AsyncView, Closed, MemOSError, View
 from memos_core.background import await_a_little, wait_a_little
 from memos_core.errors import REFUSALS
 from memos_core.short_ids import line_of, named, note_shown, short_id
@@ -107,7 +107,7 @@ class MemOSToolSpec(BaseToolSpec):
 
     async def aremember(self, content: str) -> str:
         """As ``remember``."""
-        return await AsyncView(self.memos).to_thread(self.remember, content)
+        return await self._awaited(_remembered, content)
 
     async def arecall(
         self,
@@ -118,12 +118,12 @@ class MemOSToolSpec(BaseToolSpec):
     ) -> str:
         """As ``recall``."""
         await await_a_little(unread(self.memos))
-        return await AsyncView(self.memos).to_thread(self.recall, query, limit, offset, filter)
+        return await self._awaited(_recalled, query, limit, offset, filter)
 
     async def aforget(self, id: str) -> str:
         """As ``forget``."""
         await await_a_little(unread(self.memos))
-        return await AsyncView(self.memos).to_thread(self.forget, id)
+        return await self._awaited(_forgotten, id)
 
     @override
     def to_tool_list(
@@ -151,8 +151,20 @@ class MemOSToolSpec(BaseToolSpec):
         except REFUSALS as refused:
             return str(refused)
         except MemOSError:
-            _log.exception("a model's call of its memory failed")
-            return "The memory cannot be reached now, and nothing was changed."
+            return _unreachable()
+
+    async def _awaited(
+        self, work: Callable[Concatenate[View, P], str], *args: P.args, **kwargs: P.kwargs
+    ) -> str:
+        try:
+            return await AsyncView(self.memos).to_thread(self._answer, work, *args, **kwargs)
+        except Closed:  # it has no threads then
+            return _unreachable()
+
+
+def _unreachable() -> str:
+    _log.exception("a model's call of its memory failed")
+    return "The memory cannot be reached now, and nothing was changed."
 
 
 def _told(name: str, given: ToolMetadata | None) -> ToolMetadata:

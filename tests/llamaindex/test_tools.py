@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field
 
 from memos_core import MemOS, Rules, View, short_ids
 from memos_llamaindex import MemOSToolSpec
+from memos_llamaindex import tools as tools_module
 from tests.llamaindex.scripted import Script, prompt
 
 Ask = Callable[..., str]
@@ -275,3 +276,22 @@ async def test_an_agent_that_thinks_aloud_uses_them(ann: View):
     agent = ReActAgent(llm=script.llm, tools=MemOSToolSpec(ann).to_tool_list())
     assert str(await agent.run("Remember figs.")) == "Done."
     assert [hit.text for hit in ann.search("figs")] == ["figs"]
+
+
+@pytest.mark.parametrize("tool", ["arecall", "aforget"])
+async def test_an_awaited_tool_waits_once_and_not_on_the_memory_s_threads(
+    ann: View, monkeypatch: pytest.MonkeyPatch, tool: str
+):
+    blocked: list[Any] = []
+    monkeypatch.setattr(tools_module, "wait_a_little", blocked.append)
+    await getattr(MemOSToolSpec(memos=ann), tool)("peanuts")
+    assert not blocked
+
+
+@pytest.mark.parametrize("tool", ["remember", "recall", "forget"])
+async def test_a_tool_of_a_closed_memory_answers(memos: MemOS, ann: View, tool: str):
+    spec = MemOSToolSpec(memos=ann)
+    memos.close()
+    blocking = getattr(spec, tool)("peanuts")
+    assert "cannot be reached" in blocking
+    assert await getattr(spec, f"a{tool}")("peanuts") == blocking
