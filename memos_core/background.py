@@ -131,9 +131,11 @@ class Background:
             job = self._jobs[namespace][0]
             try:
                 job.work()
-            except Exception as error:  # noqa: BLE001 they are stored, and due to be read again
+            except BaseException as error:  # noqa: BLE001 they are stored, and due to be read again
                 _log.exception("what was said in %s is not yet read", "/".join(namespace))
-                self._fail(namespace, error)
+                # Who waits would take a language model's cancellation or exit for his own.
+                told = error if isinstance(error, Exception) else RuntimeError(repr(error))
+                self._fail(namespace, told)
             self._end(namespace)
             job.done.set_result(None)
 

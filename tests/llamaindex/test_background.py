@@ -361,3 +361,20 @@ def test_a_program_that_just_ends_loses_nothing(ann: View, database: str):
     assert done.stderr == ""
     assert [message.role for message in ann.messages()] == ["user", "assistant"]
     assert PEANUTS in [hit.text for hit in ann.search("peanuts")]
+
+
+@pytest.mark.parametrize("ending", [asyncio.CancelledError, SystemExit])
+def test_a_language_model_that_is_cancelled_or_exits_holds_up_nothing(
+    ann: View, call, ending: type[BaseException]
+):
+    def decide(_messages: Any) -> str:
+        raise ending
+
+    memory_of(ann, "s0", background=False).put(user("I like red cheese."))
+    memory = memory_of(ann, resolve=decide)
+    call(memory, "put", user("I like blue cheese."))
+    with pytest.raises(RuntimeError, match=ending.__name__):
+        call(memory, "flush", 60)
+    call(memory, "put", user("The sea is far."))
+    call(memory, "flush", 60)
+    assert [hit.text for hit in ann.search("sea", k=1)] == ["The sea is far."]
