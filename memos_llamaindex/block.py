@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Self, TypeAlias
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
@@ -23,9 +24,16 @@ from memos_core import (
 )
 from memos_core.background import await_a_little
 from memos_llamaindex.behind import Flushing, begin, is_said, remember, unread
-from memos_llamaindex.recall import NOTES, Recalled, keep_recalled, recalled_in, unclosing
+from memos_llamaindex.recall import (
+    NOTES,
+    Recalled,
+    keep_recalled,
+    recalled_in,
+    unclosing,
+    without_recall,
+)
 from memos_llamaindex.said import ids_of
-from memos_llamaindex.transcript import turns_from
+from memos_llamaindex.transcript import said_in
 from memos_llamaindex.window import Tokenizer, default_tokenizer
 
 _log = logging.getLogger("memos_llamaindex")
@@ -77,14 +85,16 @@ class MemOSMemoryBlock(Flushing, BaseMemoryBlock[str]):
     @override
     async def _aget(self, messages: list[ChatMessage] | None = None, **block_kwargs: Any) -> str:
         window = _without_question_twice(messages or [])
+        asked_again = len(window) < len(messages or ()) and window[-1].role != MessageRole.USER
         session = block_kwargs.get("session_id") or _NO_SESSION
         threads = AsyncView(self.memos)
         try:
             turns = await threads.to_thread(self._read, window, session)
-            if not self._known(turns, session):
+            turn = _turn_of(turns, asked_again=asked_again)
+            if not self._known(turn, session):
                 shown = [turn["id"] for turn in turns]
                 await await_a_little(unread(self.memos, session=session, shown=shown))
-            return await threads.to_thread(self._recall, turns, session)
+            return await threads.to_thread(self._recall, turns, turn, session)
         except (*_DOWN, LimitExceeded) as error:
             _log.warning("this prompt gets no memories: %s", error)
             return ""
@@ -143,11 +153,12 @@ class MemOSMemoryBlock(Flushing, BaseMemoryBlock[str]):
 
     def _remember(self, messages: Sequence[ChatMessage], session: str) -> list[_Turn]:
         """Return messages as turns under the ids that they have in the log, now that they do."""
-        said = [turn for turn in turns_from(messages) if is_said(turn)]
+        now = datetime.now(UTC)
+        said = [said_in(message) for message in map(without_recall, messages) if message]
+        said = [turn for turn in said if is_said(turn)]
         logged = self.memos.messages(session=session, retired=True)
         turns: list[_Turn] = [
-            {"role": turn["role"], "content": turn["content"], "name": turn["name"]}
-            | {"id": id, "created_at": turn["created_at"]}
+            turn | {"id": id, "created_at": now}
             for turn, id in zip(said, ids_of(said, logged), strict=True)
         ]
         known = {message.id for message in logged}
@@ -178,29 +189,26 @@ class MemOSMemoryBlock(Flushing, BaseMemoryBlock[str]):
                 self._refused.add((session, turns[0]["id"]))
             _log.warning("a message is not remembered: %s", refused)
 
-    def _recall(self, turns: Sequence[_Turn], session: str) -> str:
+    def _recall(self, turns: Sequence[_Turn], turn: Hashable, session: str) -> str:
         try:
             newest = _newest_question(turns)
             if newest is None or not self.k:
                 return ""
-            known = self._known(turns, session)
+            known = self._known(turn, session)
             if known and self.memos.stands(known.hits):
                 return known.text
             recall = self.memos.recall(
                 newest["content"], k=self.k, exclude_messages=[turn["id"] for turn in turns]
             )
             text = f"{NOTES}\n{unclosing(recall.text, self.name)}" if recall.text else ""
-            recalled = Recalled(turn=newest["id"], hits=recall.hits, text=text)
+            recalled = Recalled(turn=turn, hits=recall.hits, text=text)
             keep_recalled(self.memos, self._recall_key(session), recalled)
             return text
         finally:
             begin(self.memos)  # while the model thinks
 
-    def _known(self, turns: Sequence[_Turn], session: str) -> Recalled | None:
-        newest = _newest_question(turns)
-        if newest is None:
-            return None
-        return recalled_in(self.memos, self._recall_key(session), newest["id"])
+    def _known(self, turn: Hashable, session: str) -> Recalled | None:
+        return recalled_in(self.memos, self._recall_key(session), turn) if turn else None
 
     def _recall_key(self, session: str) -> Hashable:
         return session, self.k, self.name
@@ -208,6 +216,15 @@ class MemOSMemoryBlock(Flushing, BaseMemoryBlock[str]):
 
 def _newest_question(turns: Sequence[_Turn]) -> _Turn | None:
     return next((turn for turn in reversed(turns) if turn["role"] == "user"), None)
+
+
+def _turn_of(turns: Sequence[_Turn], *, asked_again: bool) -> Hashable:
+    """Return what is the same as long as a prompt is for the same question; None without one.
+
+    What is asked again after an answer may be for what an agent did meanwhile, or a new turn.
+    """
+    newest = _newest_question(turns)
+    return (newest["id"], asked_again) if newest else None
 
 
 def _without_question_twice(messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:

@@ -154,16 +154,21 @@ def pointer_to(order: Sequence[str], logged: Sequence[Message]) -> dict[str, Any
     return {"id": str(uuid4()), "role": NO_TURN, "content": "", _ORDER: order, _AFTER: after}
 
 
-def _turn(message: ChatMessage, now: datetime) -> dict[str, Any]:
+def said_in(message: ChatMessage) -> dict[str, Any]:
+    """Return who said what in a message, as the core takes it, without an id."""
     role, said = _spoken(message)
     name = message.additional_kwargs.get("name")
-    turn: dict[str, Any] = {
+    return {
         "role": role,
         "content": said,
         "name": name if isinstance(name, str) else None,
-        "created_at": now,
     }
-    if (role, said) != (message.role.value, message.content) or not _is_plain(message):
+
+
+def _turn(message: ChatMessage, now: datetime) -> dict[str, Any]:
+    turn = said_in(message) | {"created_at": now}
+    as_it_is = turn["role"] == message.role.value and turn["content"] == message.content
+    if not as_it_is or not _is_plain(message):
         turn[_WHOLE] = _whole(message)
     return turn | {"id": f"{_stem_of(turn)}.{uuid4().hex}"}  # what is said twice was said twice
 

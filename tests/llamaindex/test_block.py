@@ -324,3 +324,18 @@ async def test_the_prompt_keeps_to_the_token_limit(ann: View, block: MemOSMemory
 def test_a_copied_memory_shares_its_connections(block: MemOSMemoryBlock):
     assert copy.deepcopy(block).memos is block.memos
     assert "memos" not in block.model_dump()
+
+
+async def test_a_question_that_is_asked_again_after_an_answer_is_answered_anew(
+    ann: View, block: MemOSMemoryBlock
+):
+    question = user("What am I allergic to?")
+    assert await read(block, question, question) == ""
+    ann.ingest([PEANUTS], session="before")
+    assert await read(block, question, question) == ""  # after a round of tools
+    assert PEANUTS in await read(block, question, assistant("Who knows."), question)
+
+
+async def test_a_message_with_what_is_no_json_is_remembered(ann: View, block: MemOSMemoryBlock):
+    await read(block, ChatMessage(role="user", content=PEANUTS, additional_kwargs={"raw": ann}))
+    assert stored(ann) == [PEANUTS]
