@@ -157,9 +157,9 @@ class MemOSMemoryBlock(Flushing, BaseMemoryBlock[str]):
         said = [said_in(message) for message in map(without_recall, messages) if message]
         said = [turn for turn in said if is_said(turn)]
         logged = self.memos.messages(session=session, retired=True)
+        ids = ids_of(said, logged, by=self.memos.caller)
         turns: list[_Turn] = [
-            turn | {"id": id, "created_at": now}
-            for turn, id in zip(said, ids_of(said, logged), strict=True)
+            turn | {"id": id, "created_at": now} for turn, id in zip(said, ids, strict=True)
         ]
         known = {message.id for message in logged}
         new = [

@@ -8,14 +8,17 @@ from difflib import SequenceMatcher
 from itertools import count
 from typing import Any
 
-from memos_core import Message
+from memos_core import Caller, Message
 
 
-def ids_of(turns: Sequence[Mapping[str, Any]], logged: Sequence[Message]) -> list[str]:
+def ids_of(
+    turns: Sequence[Mapping[str, Any]], logged: Sequence[Message], *, by: Caller | None = None
+) -> list[str]:
     """Return an id for each turn of a window: that of the message in a session's log that it is.
 
     What is not there gets an id that is the same each time, so that it is logged once, whoever
-    sends it, and does not come back when it was forgotten, which takes it from ``logged``.
+    sends it, and does not come back when it was forgotten, which takes it from ``logged``. What a
+    caller said is his own, whoever said the same where he may not read it.
     """
     keys = [said_key(turn) for turn in turns]
     known, wanted = [message.id for message in logged], set(keys)
@@ -26,10 +29,10 @@ def ids_of(turns: Sequence[Mapping[str, Any]], logged: Sequence[Message]) -> lis
         None, said, keys, autojunk=False
     ).get_matching_blocks():
         ids[here : here + size] = known[there : there + size]
-    taken = set(known)
+    taken, mine = set(known), f"{_digest(by.user)}." if by else ""
     for place, key in enumerate(keys):
         if not ids[place]:
-            ids[place] = next(id for n in count(1) if (id := f"{key}.{n}") not in taken)
+            ids[place] = next(id for n in count(1) if (id := f"{key}.{mine}{n}") not in taken)
             taken.add(ids[place])
     return ids
 
@@ -43,5 +46,8 @@ def _key_among(wanted: Collection[str], message: Message) -> str:
 
 def said_key(turn: Mapping[str, Any]) -> str:
     """Return what the ids of all turns with a turn's role and words begin with, up to a dot."""
-    said = f"{turn['role']}\x1f{turn['content']}".encode(errors="surrogatepass")
-    return hashlib.blake2b(said, digest_size=16).hexdigest()
+    return _digest(f"{turn['role']}\x1f{turn['content']}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()

@@ -16,7 +16,7 @@ from llama_index.core.memory import Memory
 from llama_index.core.storage.chat_store.base_db import AsyncDBChatStore, MessageStatus
 from pydantic import Field, ValidationError
 
-from memos_core import Action, MemOS, Rules, Sensitive, StoreUnavailable, View
+from memos_core import Action, Caller, MemOS, Rules, Sensitive, StoreUnavailable, View
 from memos_llamaindex import MemOSMemoryBlock
 from tests.llamaindex.scripted import Script, assistant, prompt, user, words
 
@@ -339,3 +339,11 @@ async def test_a_question_that_is_asked_again_after_an_answer_is_answered_anew(
 async def test_a_message_with_what_is_no_json_is_remembered(ann: View, block: MemOSMemoryBlock):
     await read(block, ChatMessage(role="user", content=PEANUTS, additional_kwargs={"raw": ann}))
     assert stored(ann) == [PEANUTS]
+
+
+async def test_two_callers_who_say_the_same_are_both_remembered(memos: MemOS):
+    for name in ("ann", "bob"):
+        mine = memos.at("acme", "team", caller=Caller(user=name))
+        for _ in range(2):
+            await read(MemOSMemoryBlock(memos=mine, tokenizer_fn=words), user(PEANUTS))
+        assert stored(mine) == [PEANUTS]
