@@ -44,7 +44,8 @@ class Background:
         self._jobs: OrderedDict[Namespace, deque[_Job]] = OrderedDict()
         self._waiting: list[View] = []  # of the jobs that no worker was asked for
         self._busy: set[Namespace] = set()
-        self._workers = 0
+        self._workers = self._slow = 0  # and how many of them do what a language model does
+        self._most = 1
         self._from = 0.0  # when the workers begin, by time.monotonic()
         self._failed: dict[Namespace, Exception] = {}
         self._lock = threading.Lock()
@@ -83,7 +84,8 @@ class Background:
             while self._waiting:
                 view = self._waiting[-1]
                 # A language model may take its time: half of the threads are left to verbs.
-                if self._workers < max(1, view.engine.settings.pool_size // 2):
+                self._most = max(1, view.engine.settings.pool_size // 2)
+                if self._workers < self._most:
                     view.threads.submit(self._work)
                     self._workers += 1
                 self._waiting.pop()
@@ -141,11 +143,21 @@ class Background:
 
     def _next(self) -> Namespace | None:
         with self._lock:
-            ready = next((one for one in self._jobs if one not in self._busy), None)
+            # And where there are several workers, one is left to what takes no time.
+            slow_too = self._slow < max(1, self._most - 1)
+            ready = next(
+                (
+                    one
+                    for one, jobs in self._jobs.items()
+                    if one not in self._busy and (slow_too or not jobs[0].slow)
+                ),
+                None,
+            )
             if ready is None:
                 self._workers -= 1
             else:
                 self._busy.add(ready)
+                self._slow += self._jobs[ready][0].slow
                 self._jobs.move_to_end(ready)
             return ready
 
@@ -158,7 +170,7 @@ class Background:
     def _end(self, namespace: Namespace) -> None:
         with self._lock:
             self._busy.remove(namespace)
-            self._jobs[namespace].popleft()
+            self._slow -= self._jobs[namespace].popleft().slow
             if not self._jobs[namespace]:
                 del self._jobs[namespace]
 

@@ -378,3 +378,28 @@ def test_a_language_model_that_is_cancelled_or_exits_holds_up_nothing(
     call(memory, "put", user("The sea is far."))
     call(memory, "flush", 60)
     assert [hit.text for hit in ann.search("sea", k=1)] == ["The sea is far."]
+
+
+def test_language_models_leave_a_worker_to_what_takes_no_time(memos: MemOS, ann: View):
+    thinking = threading.Event()
+    begun: list[Any] = []
+
+    def decide(messages: Any) -> str:
+        begun.append(messages)
+        assert thinking.wait(60)
+        return ""
+
+    for number in range(memos.engine.settings.pool_size):
+        one = memos.at("acme", f"user {number}")
+        memory_of(one, "s0", background=False).put(user("I like red cheese."))
+        memory_of(one, resolve=decide).put(assistant("I like blue cheese."))
+    until(lambda: len(begun) == memos.engine.settings.pool_size // 2 - 1)
+
+    mine = memory_of(ann)
+    mine.put(user(PEANUTS))
+    mine.flush(60)
+
+    assert len(begun) == memos.engine.settings.pool_size // 2 - 1
+    thinking.set()
+    memos.engine.close()
+    assert len(begun) == memos.engine.settings.pool_size
