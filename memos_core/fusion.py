@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from memos_core.cube import MemCube
-from memos_core.errors import InvalidText
+from memos_core.errors import InvalidInput, InvalidText
 
 
 class ChatFn(Protocol):
@@ -17,6 +17,20 @@ class ChatFn(Protocol):
     def __call__(self, messages: Sequence[Mapping[str, str]], /) -> str:
         """Return what the model answers."""
         ...
+
+
+def checked_resolve(resolve: object) -> bool | ChatFn:
+    """Return how turns change memories: not at all, by rules, or as a language model decides.
+
+    Raises:
+        InvalidInput: it is none of these.
+    """
+    if not isinstance(resolve, bool) and not callable(resolve):
+        raise InvalidInput(
+            "resolve is True, False or a function (messages -> text), not "
+            f"{type(resolve).__name__}: give what asks it, such as lambda messages: …"
+        )
+    return cast("bool | ChatFn", resolve)
 
 
 # After a full-width mark no space is needed.

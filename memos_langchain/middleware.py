@@ -23,6 +23,7 @@ from memos_core.background import (
     wait_a_little,
     wait_for,
 )
+from memos_core.fusion import checked_resolve
 from memos_langchain.latest import Latest
 from memos_langchain.tools import (
     create_forget_memory_tool,
@@ -99,7 +100,7 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
             "token_limit": token_limit,
             "count_tokens": _tokens,
         }
-        self._resolve: bool | ChatFn = resolve
+        self._resolve = checked_resolve(resolve)
         self._in_background = background
         self._name = name
         self._stored = Latest[None]()

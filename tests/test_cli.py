@@ -135,6 +135,7 @@ def test_an_error_is_one_line_and_exit_code_1(
     assert stopped.value.code == 1
     said = capsys.readouterr().err
     assert "CubeNotFound" in said
+    assert "--at names the namespace" in said
     assert "Traceback" not in said
     if flag:
         assert json.loads(said)["error"] == "CubeNotFound"
@@ -182,6 +183,17 @@ def test_a_folder_is_shown_as_it_is_named(
     assert f"{folder} does not run" in told
     refused = memos_command("serve-postgres", "stop", "-d", "postgresql://host/db")
     assert "a server of yours" in str(refused.exception)
+
+
+def test_reading_makes_no_database(memos_command: Callable[..., Result], tmp_path: Path) -> None:
+    for words in (("stats",), ("search", "tea")):
+        refused = memos_command(*words, "-d", tmp_path / "mistyped")
+        assert "there is no database in" in str(refused.exception)
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_stats_say_of_what(memos_command: Callable[..., Result]) -> None:
+    assert memos_command("stats", "--at", "acme", "--at", "ann").stdout.startswith("acme/ann\n")
 
 
 def test_tells_of_the_private_server(memos_command: Callable[..., Result], tmp_path: Path) -> None:

@@ -58,6 +58,24 @@ def test_the_adapters_load_no_tensors() -> None:
         assert not loaded_by(f"import {package}") & {"torch", "sentence_transformers", "peft"}
 
 
+@pytest.mark.parametrize(
+    ("package", "lacking", "extra"),
+    [
+        ("memos_langchain", "langchain", "langchain"),
+        ("memos_langchain", "langgraph", "langchain"),
+        ("memos_llamaindex", "llama_index", "llamaindex"),
+    ],
+)
+def test_a_missing_framework_is_named_with_its_extra(
+    package: str, lacking: str, extra: str
+) -> None:
+    code = f"import sys\nsys.modules[{lacking!r}] = None\nimport {package}"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = said.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"ModuleNotFoundError: {package} needs {lacking}")
+    assert last.endswith(f"pip install 'memos-memory[{extra}]'")
+
+
 @pytest.mark.parametrize("package", [memos_core, memos_langchain, memos_llamaindex])
 def test_all_names_are_there_and_no_others(package: ModuleType) -> None:
     public = {

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group
 from rich.text import Text
 
 from memos_core.cli import show
@@ -27,7 +28,8 @@ app.add_typer(server, name="serve-postgres", rich_help_panel=_TITLE)
 def stats(view: View) -> Answer:
     """Count what a namespace holds."""
     counted = view.stats()
-    return counted, show.stats(counted)
+    where = Text("/".join(view.namespace), style="bold")
+    return counted, Group(where, show.stats(counted))
 
 
 @command("building the search index")

@@ -39,7 +39,7 @@ def dump(
     return done, show.fields(plain(done))
 
 
-@command("loading")
+@command("loading", brings=True)
 def load(
     view: View,
     report: Report,
@@ -54,7 +54,7 @@ def load(
     return done, show.fields(plain(done))
 
 
-@command("importing", name="import")
+@command("importing", name="import", brings=True)
 def import_file(
     view: View,
     file: Annotated[Path, typer.Argument(help="What another memory layer wrote.")],

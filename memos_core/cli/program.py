@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeAlias, TypeVar, cast
 
 import typer
@@ -18,7 +19,7 @@ from rich.text import Text
 
 from memos_core.cli.options import AsJson, At, Database, json_object
 from memos_core.cli.plain import as_json
-from memos_core.errors import InvalidInput, MemOSError
+from memos_core.errors import CubeNotFound, InvalidInput, MemOSError
 from memos_core.governance import Caller
 from memos_core.memos import MemOS
 
@@ -77,12 +78,14 @@ def main() -> None:
 
 
 def _fail(error: MemOSError) -> NoReturn:
-    name = type(error).__name__
+    name, said = type(error).__name__, str(error)
+    if isinstance(error, CubeNotFound) and not {"--at", "-a"} & set(sys.argv):
+        said += " (--at names the namespace of a cube that lies elsewhere)"
     if "--json" in sys.argv:
-        print(json.dumps({"error": name, "message": str(error)}), file=sys.stderr)  # noqa: T201
+        print(json.dumps({"error": name, "message": said}), file=sys.stderr)  # noqa: T201
     else:
         progress_output.print(f"[bold red]{name}[/]: ", end="")
-        progress_output.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        progress_output.print(said, markup=False, highlight=False, soft_wrap=True)
     raise SystemExit(1)
 
 
@@ -91,12 +94,14 @@ def section(title: str) -> Callable[..., Callable[[Command], Command]]:
 
     ``@command("archiving")`` says what is being done while it runs. The function gets the ``view``
     that is asked, and where it takes a ``report``, that moves a bar; all commands have the options
-    that name a view, and ``--json``.
+    that name a view, and ``--json``. Only one that ``brings`` something makes a database.
     """
 
-    def command(doing: str, *, name: str | None = None) -> Callable[[Command], Command]:
+    def command(
+        doing: str, *, name: str | None = None, brings: bool = False
+    ) -> Callable[[Command], Command]:
         def add(function: Command) -> Command:
-            app.command(name, rich_help_panel=title)(_asking(function, doing))
+            app.command(name, rich_help_panel=title)(_asking(function, doing, brings=brings))
             return function
 
         return add
@@ -104,13 +109,15 @@ def section(title: str) -> Callable[..., Callable[[Command], Command]]:
     return command
 
 
-def _asking(function: Callable[..., Answer], doing: str) -> Callable[..., None]:
+def _asking(function: Callable[..., Answer], doing: str, *, brings: bool) -> Callable[..., None]:
     """Return a function as a command that opens the memory, and prints the answer."""
     parameters = inspect.signature(function, eval_str=True).parameters
     waiting = _counting if "report" in parameters else _spinning
 
     @functools.wraps(function)
     def run(*, database: str | None, at: list[str] | None, raw: bool, **options: object) -> None:
+        if not brings:
+            _check_there(database)
         with waiting(doing) as given, MemOS.open(database) as memos:
             view = memos.at(*(at or memos.namespace), caller=_caller.get())
             value, shown = function(view=view, **given, **options)
@@ -119,6 +126,16 @@ def _asking(function: Callable[..., Answer], doing: str) -> Callable[..., None]:
     own = [one for name, one in parameters.items() if name not in _GIVEN]
     cast("Any", run).__signature__ = inspect.Signature([*own, *_SHARED])
     return run
+
+
+def _check_there(database: str | None) -> None:
+    """Refuse to make a database where a name was mistyped."""
+    if not database or "://" in database or "=" in database:
+        return
+    if not Path(database).exists():
+        raise InvalidInput(
+            f"there is no database in {database}; memos add, ingest, load and import make one"
+        )
 
 
 @contextmanager

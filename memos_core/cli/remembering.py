@@ -21,7 +21,7 @@ INGEST_BATCH = 128  # messages a transaction: a second or so with the default mo
 command = section("Remember and find")
 
 
-@command("remembering")
+@command("remembering", brings=True)
 def add(
     view: View,
     texts: Annotated[list[str], typer.Argument(help="What to remember; one cube each.")],
@@ -38,7 +38,7 @@ def add(
     return cubes, Group(*map(show.cube, cubes))
 
 
-@command("ingesting")
+@command("ingesting", brings=True)
 def ingest(
     view: View,
     report: Report,

@@ -69,10 +69,11 @@ def _ours(  # noqa: PLR0911 a table of them
         case psycopg.OperationalError() if error.sqlstate is None or isinstance(
             error, _NO_CONNECTION
         ):
+            # libpq may ask already whether the server is running.
+            asked = "" if said.endswith("?") else "; is the server running and the address right?"
             return errors.StoreUnavailable(
-                f"no connection to the database: {said}; is the server running and the address "
-                "right? What was committed is safe, and the next call tries again; MemOS.open "
-                "starts a private server that ended"
+                f"no connection to the database: {said}{asked} What was committed is safe, and the "
+                "next call tries again; MemOS.open starts a private server that ended"
             )
         case _:
             return errors.StoreError(f"the database failed, nothing was written: {said}")

@@ -6,13 +6,12 @@ import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from memos_core import reader
 from memos_core.cube import MemCube, Provenance
-from memos_core.errors import InvalidInput
-from memos_core.fusion import ChatFn
+from memos_core.fusion import ChatFn, checked_resolve
 from memos_core.message import Message
 from memos_core.rules import Ruled, Rules
 from memos_core.store.statements import cubes
@@ -64,9 +63,8 @@ class Ingesting(Resolving):
             InvalidInput, InvalidText: a message cannot be stored; none was.
             SensitiveText, LimitExceeded: the rules of the namespace refuse one; none was stored.
         """
-        if not isinstance(resolve, bool) and not callable(cast("object", resolve)):
-            raise InvalidInput(f"resolve is True, False or a function, not {resolve!r}")
-        chat = None if isinstance(resolve, bool) else resolve
+        wanted = checked_resolve(resolve)
+        chat = None if isinstance(wanted, bool) else wanted
         settings = self.engine.settings
         said = reader.messages_from(messages, session=session, settings=settings, repair=repair)
         if not said:
