@@ -79,7 +79,7 @@ def test_the_environment_names_the_default(database: str, monkeypatch: pytest.Mo
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(StoreUnavailable, match="(?i)is the server running") as raised:
+    with pytest.raises(StoreUnavailable, match=r"(?i)is the server running") as raised:
         MemOS.open(f"postgresql:///memos?host={tmp_path}", embedder=WordEmbedder())
     assert str(raised.value).lower().count("is the server running") == 1
 
