@@ -66,8 +66,9 @@ class Flushing:
 
         Raises:
             TimeoutError: they are not within ``timeout`` seconds.
-            MemOSError: the first that could not be made, since the last flush; what was said is
-                stored, and a later put tries again.
+            Exception: what the first failed with that could not be made since the last flush, a
+                MemOSError or what a language model raised; what was said is stored, and a later
+                put tries again.
         """
         behind = background_of(self.memos)
         wait_for(behind.pending(self.memos.namespace), timeout)
