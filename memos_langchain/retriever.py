@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -12,10 +12,11 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from typing_extensions import override
 
 from memos_core import AsyncView, Kind, View
+from memos_core.view.given import checked_view
 from memos_langchain.documents import document
 
 
@@ -30,7 +31,7 @@ class MemOSRetriever(BaseRetriever):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    memos: View = Field(exclude=True)
+    memos: Annotated[View, BeforeValidator(checked_view)] = Field(exclude=True)
     k: int = 5
     filter: Mapping[Any, object] | None = None
     kinds: Sequence[Kind] | None = None

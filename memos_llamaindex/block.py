@@ -9,21 +9,20 @@ from typing import Any, Self, TypeAlias
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.memory import BaseMemoryBlock
-from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
+from pydantic import ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
 from memos_core import (
     AsyncView,
-    ChatFn,
     Closed,
     EmbedderUnavailable,
     LimitExceeded,
     SensitiveText,
     StoreError,
-    View,
 )
 from memos_core.background import await_a_little
 from memos_llamaindex.behind import Flushing, begin, is_said, remember, unread
+from memos_llamaindex.given import GivenResolve, GivenView
 from memos_llamaindex.recall import (
     NOTES,
     Recalled,
@@ -68,12 +67,12 @@ class MemOSMemoryBlock(Flushing, BaseMemoryBlock[str]):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    memos: View = Field(exclude=True)
+    memos: GivenView = Field(exclude=True)
     name: str = Field(default="memories", pattern=r"^[A-Za-z_][\w.-]*$")
     description: str | None = "What is remembered from earlier conversations."
     priority: int = Field(default=1, ge=0)
     k: int = Field(default=5, ge=0)
-    resolve: SkipValidation[bool | ChatFn] = Field(default=False, exclude=True, repr=False)
+    resolve: GivenResolve = Field(default=False, exclude=True, repr=False)
     background: bool = True
     tokenizer_fn: Tokenizer = Field(default_factory=default_tokenizer, exclude=True, repr=False)
 

@@ -10,11 +10,12 @@ from uuid import uuid4
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.storage.chat_store.base_db import AsyncDBChatStore, MessageStatus
-from pydantic import ConfigDict, Field, SkipValidation
+from pydantic import ConfigDict, Field
 from typing_extensions import override
 
-from memos_core import AsyncView, ChatFn, Message, Namespace, View
+from memos_core import AsyncView, Message, Namespace
 from memos_llamaindex.behind import Flushing, remember
+from memos_llamaindex.given import GivenResolve, GivenView
 from memos_llamaindex.transcript import (
     NO_TURN,
     chat_message,
@@ -57,8 +58,8 @@ class MemOSChatStore(Flushing, AsyncDBChatStore):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    memos: View = Field(exclude=True)
-    resolve: SkipValidation[bool | ChatFn] = Field(default=False, exclude=True, repr=False)
+    memos: GivenView = Field(exclude=True)
+    resolve: GivenResolve = Field(default=False, exclude=True, repr=False)
     background: bool = True
 
     @classmethod

@@ -12,12 +12,13 @@ from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.llms import LLM
 from llama_index.core.memory import BaseMemory
 from llama_index.core.schema import QueryType
-from pydantic import ConfigDict, Field, SkipValidation
+from pydantic import ConfigDict, Field
 from typing_extensions import override
 
-from memos_core import AsyncView, Caller, ChatFn, Message, View
+from memos_core import AsyncView, Caller, ChatFn, InvalidInput, Message, View
 from memos_core.background import await_a_little, wait_a_little
 from memos_llamaindex.behind import Flushing, begin, remember, unread
+from memos_llamaindex.given import GivenResolve, GivenSession, GivenView
 from memos_llamaindex.history import end_of_history, whole_history
 from memos_llamaindex.recall import (
     Recalled,
@@ -34,6 +35,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 TOKEN_LIMIT = 30_000  # as that of LlamaIndex's own Memory
+_SAVED = frozenset(("namespace", "session_id", "token_limit", "k", "backend"))
 MEMORY_SHARE = 4  # memories take at most this part of the token limit: a fourth
 
 
@@ -71,12 +73,12 @@ class MemOSMemory(Flushing, BaseMemory):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    memos: View = Field(exclude=True)
-    session_id: str = Field(default_factory=lambda: str(uuid4()))
+    memos: GivenView = Field(exclude=True)
+    session_id: GivenSession = Field(default_factory=lambda: str(uuid4()))
     token_limit: int = Field(default=TOKEN_LIMIT, gt=0)
     k: int = Field(default=5, ge=0)
     tokenizer_fn: Tokenizer = Field(default_factory=default_tokenizer, exclude=True, repr=False)
-    resolve: SkipValidation[bool | ChatFn] = Field(default=False, exclude=True, repr=False)
+    resolve: GivenResolve = Field(default=False, exclude=True, repr=False)
     background: bool = True
     backend: str = DEFAULT_BACKEND
 
@@ -213,9 +215,13 @@ class MemOSMemory(Flushing, BaseMemory):
         """Return the memory that ``to_dict`` described, on the MemOS attached in this process.
 
         Raises:
-            memos_core.InvalidInput: no such MemOS is attached.
+            memos_core.InvalidInput: it is no such description, or no such MemOS is attached.
         """
         fields: dict[str, Any] = {**data, **kwargs}
+        if lacking := _SAVED - fields.keys():
+            raise InvalidInput(
+                f"this is no saved MemOSMemory: it lacks {', '.join(sorted(lacking))}"
+            )
         found = reattached(
             fields["namespace"],
             name=fields["backend"],

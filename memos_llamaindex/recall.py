@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -62,9 +63,8 @@ def memory_block(memories: str) -> str:
 
 def unclosing(memories: str, *tags: str) -> str:
     """Return memories in which none closes the frame that it is shown in."""
-    for tag in ("memory", *tags):
-        memories = memories.replace(f"</{tag}>", f"< /{tag}>")
-    return memories
+    names = "|".join(map(re.escape, ("memory", *tags)))
+    return re.sub(rf"</(\s*(?:{names})\s*>)", r"< /\1", memories, flags=re.IGNORECASE)
 
 
 def with_recall(messages: list[ChatMessage], block: str) -> list[ChatMessage]:

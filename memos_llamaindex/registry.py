@@ -14,7 +14,8 @@ from typing import Any
 from uuid import uuid4
 from weakref import ReferenceType, WeakKeyDictionary, WeakValueDictionary, ref
 
-from memos_core import Caller, ChatFn, InvalidInput, Namespace, View
+from memos_core import Caller, ChatFn, Closed, InvalidInput, Namespace, View
+from memos_core.view.given import checked_view
 from memos_llamaindex.window import Tokenizer
 
 DEFAULT_BACKEND = "default"
@@ -71,10 +72,17 @@ def attach(
     restores a context before it makes a memory. The last one attached under a name counts, for
     contexts that were not saved in this process. Functions are never saved: those memories count
     with ``tokenizer_fn``, and those that were made to resolve do it by ``resolve``.
+
+    Raises:
+        InvalidInput: ``memos`` is neither.
+        Closed: it is.
     """
     for closed in [known for known, one in attached.items() if one.engine.closed]:
         del attached[closed]
-    attached[name] = Attached(engine=memos.engine, tokenizer_fn=tokenizer_fn, resolve=resolve)
+    engine = checked_view(memos).engine
+    if engine.closed:
+        raise Closed
+    attached[name] = Attached(engine=engine, tokenizer_fn=tokenizer_fn, resolve=resolve)
 
 
 def mark_of(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
-from llama_index.core.vector_stores.types import MetadataFilters
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from typing_extensions import override
 
 from memos_core import AsyncView, Hit, Kind, View
@@ -43,7 +43,7 @@ class MemOSRetriever(BaseRetriever):
         *,
         memos: View,
         k: int = 5,
-        filter: Mapping[Any, object] | MetadataFilters | None = None,
+        filter: Mapping[Any, object] | MetadataFilter | MetadataFilters | None = None,
         tags: Iterable[str] | None = None,
         kinds: Iterable[Kind | str] | None = None,
         semantic_type: str | None = None,
@@ -60,9 +60,10 @@ class MemOSRetriever(BaseRetriever):
         self.memos = checked_view(memos)
         self._options: dict[str, Any] = {
             "k": k,
-            "filter": conditions_of(filter) if isinstance(filter, MetadataFilters) else filter,
-            "tags": None if tags is None else tuple(tags),
-            "kinds": None if kinds is None else tuple(kinds),
+            "filter": _conditions(filter),
+            # One string, which a search refuses, is not taken for its letters.
+            "tags": tags if tags is None or isinstance(tags, str) else tuple(tags),
+            "kinds": kinds if kinds is None or isinstance(kinds, str) else tuple(kinds),
             "semantic_type": semantic_type,
             "as_of": as_of,
             "valid_at": valid_at,
@@ -81,6 +82,14 @@ class MemOSRetriever(BaseRetriever):
         await await_a_little(unread(self.memos))
         hits = await AsyncView(self.memos).search(query_bundle.query_str, **self._options)
         return [_node(hit) for hit in hits]
+
+
+def _conditions(
+    filter: Mapping[Any, object] | MetadataFilter | MetadataFilters | None,
+) -> Mapping[Any, object] | None:
+    if isinstance(filter, MetadataFilter):
+        return conditions_of(MetadataFilters(filters=[filter]))
+    return conditions_of(filter) if isinstance(filter, MetadataFilters) else filter
 
 
 class _Memory(TextNode):

@@ -14,7 +14,7 @@ from llama_index.core.tools.types import DefaultToolFnSchema
 from pydantic import BaseModel, Field
 from typing_extensions import override
 
-from memos_core import AsyncView, Closed, MemOSError, View
+from memos_core import AsyncView, Closed, InvalidInput, MemOSError, View
 from memos_core.background import await_a_little, wait_a_little
 from memos_core.errors import REFUSALS
 from memos_core.short_ids import line_of, named, note_shown, short_id
@@ -140,6 +140,10 @@ class MemOSToolSpec(BaseToolSpec):
             _PAIRS.get(one, one) if isinstance(one, str) else one
             for one in spec_functions or self.spec_functions
         ]
+        if unknown := {one for one in pairs if isinstance(one, str) and not hasattr(self, one)}:
+            raise InvalidInput(
+                f"there is no tool {', '.join(sorted(unknown))}, but: {', '.join(_TOOLS)}"
+            )
         told = {name: _told(name, given.get(name) or given.get(f"a{name}")) for name in _TOOLS}
         return super().to_tool_list(pairs, {**given, **told})
 

@@ -46,9 +46,13 @@ def turns_from(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     """Return chat messages as the core takes them, each with an id of its own.
 
     Raises:
-        InvalidInput: a message holds a value that is no JSON.
+        InvalidInput: one is no chat message, or holds a value that is no JSON.
     """
     now = datetime.now(UTC)
+    for message in messages:
+        if not isinstance(cast("object", message), ChatMessage):
+            kind = type(message).__name__
+            raise InvalidInput(f"a message is LlamaIndex's ChatMessage, not {kind}")
     return [_turn(message, now) for message in map(without_recall, messages) if message]
 
 
