@@ -91,6 +91,7 @@ class AsyncView:
 
     add = _awaited(View.add)
     ingest = _awaited(View.ingest)
+    ingest_later = _awaited(View.ingest_later)
     get = _awaited(View.get)
     search = _awaited(View.search)
     update = _awaited(View.update)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, cast
@@ -200,19 +199,16 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
         new = {key: one for key, one in said.items() if key not in self._stored}
         if not new:
             return
-        ingest = functools.partial(
-            view.ingest,
-            list(new.values()),
-            session=thread.session,
-            repair=True,
-            resolve=self._resolve,
+        read = view.ingest_later(
+            list(new.values()), session=thread.session, repair=True, resolve=self._resolve
         )
         behind = self._in_background and not view.engine.in_pipeline  # that is one thread's
-        ingest(read=not behind)
+        if not behind:
+            read()
         for key in new:
             self._stored[key] = None
         if behind:
-            self._background.submit(view, new, ingest)
+            self._background.submit(view, new, read)
 
     async def _astore(self, state: State, runtime: Runtime[Any]) -> None:
         await AsyncView(self._view(runtime)).to_thread(self._store, state, runtime)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -26,14 +25,15 @@ def remember(
     background: bool,
 ) -> None:
     """Store turns, and have memories made of them: behind it, or before it returns."""
-    ingest = functools.partial(view.ingest, turns, session=session, repair=True, resolve=resolve)
+    read = view.ingest_later(turns, session=session, repair=True, resolve=resolve)
     keys = _keys(session, [turn["id"] for turn in turns if is_said(turn)])
-    later = background and not view.engine.in_pipeline  # that is one thread's
-    ingest(read=bool(keys) and not later)
-    if not keys or not later:
+    if not keys:
+        return
+    if not background or view.engine.in_pipeline:  # that is one thread's
+        read()
         return
     behind = background_of(view)
-    behind.submit(view, keys, ingest, slow=callable(resolve))
+    behind.submit(view, keys, read, slow=callable(resolve))
     asks = turns[-1]["role"] == "user"
     # Where it is being closed, or the process ends, they are stored, and a later one reads them.
     with contextlib.suppress(Closed, RuntimeError):

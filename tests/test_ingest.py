@@ -332,10 +332,29 @@ def test_refuses_two_messages_under_one_id(view: View) -> None:
     assert len(view.ingest([one, one])) == 1
 
 
-def test_what_is_stored_only_is_read_when_it_is_sent_again(view: View) -> None:
-    assert view.ingest(TURNS, session="monday", read=False) == []
+def test_what_is_stored_is_read_later(view: View) -> None:
+    read = view.ingest_later(TURNS, session="monday")
     assert ids(view.messages()) == ["m1", "m2", "m3", "m4", "m5"]
     assert view.stats().cubes == 0
+    made = read()
+    assert [cube.text for cube in made] == [TURNS[1]["content"], TURNS[4]["content"]]
+    assert read() == []
+    assert view.stats().cubes == 2
+
+
+def test_what_was_forgotten_before_it_is_read_does_not_come_back(view: View) -> None:
+    read = view.ingest_later(TURNS, session="monday")
+    view.forget_all(session="monday")
+    assert read() == []
+    assert view.stats().cubes == 0
+
+
+def test_nothing_stored_is_nothing_read(view: View) -> None:
+    assert view.ingest_later([])() == []
+
+
+def test_what_is_stored_only_is_read_when_it_is_sent_again(view: View) -> None:
+    view.ingest_later(TURNS, session="monday")
     made = view.ingest(TURNS, session="monday")
     assert [cube.text for cube in made] == [TURNS[1]["content"], TURNS[4]["content"]]
     assert view.ingest(TURNS, session="monday") == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -33,7 +33,6 @@ class Ingesting(Resolving):
         session: str | None = None,
         repair: bool = False,
         resolve: bool | ChatFn = False,
-        read: bool = True,
     ) -> list[MemCube]:
         """Remember a conversation; return the cubes that were made or changed by it now.
 
@@ -51,10 +50,6 @@ class Ingesting(Resolving):
         model (``messages -> text``) decides where one is given. An event ``resolved`` tells of
         each turn that something like it was found for.
 
-        With ``read=False`` they are stored, and no more: cubes are made of them by the next
-        ``ingest`` that is given them, as another thread can, or by one here that comes by a minute
-        later.
-
         With ``repair``, NUL bytes, lone surrogates and values that are no JSON are replaced and
         texts over ``Settings.max_message`` characters cut, for programs that must take what a tool
         returned.
@@ -63,12 +58,30 @@ class Ingesting(Resolving):
             InvalidInput, InvalidText: a message cannot be stored; none was.
             SensitiveText, LimitExceeded: the rules of the namespace refuse one; none was stored.
         """
+        return self.ingest_later(messages, session=session, repair=repair, resolve=resolve)()
+
+    def ingest_later(
+        self,
+        messages: Mapping[str, Any] | str | Iterable[Mapping[str, Any] | str],
+        *,
+        session: str | None = None,
+        repair: bool = False,
+        resolve: bool | ChatFn = False,
+    ) -> Callable[[], list[MemCube]]:
+        """Store a conversation as ``ingest`` does, and return what makes cubes of it.
+
+        That can be called by another thread, once the answer is given. If it never is, an
+        ``ingest`` here that comes by a minute later makes them.
+
+        Raises:
+            As ``ingest``.
+        """
         wanted = checked_resolve(resolve)
         chat = None if isinstance(wanted, bool) else wanted
         settings = self.engine.settings
         said = reader.messages_from(messages, session=session, settings=settings, repair=repair)
         if not said:
-            return []
+            return list[MemCube]
 
         def write(ruled: Ruled) -> list[Message]:
             kept = [self._kept_message(one, ruled.rules) for one in said]
@@ -88,16 +101,22 @@ class Ingesting(Resolving):
         unread = self._by_rules(write)
         if any(message.name for message in unread):
             self.engine.others_speak(self.namespace)
-        if not read:
-            return []
-        if resolve is False:
+        if wanted is False:
             cubes_of, most = self._read, READ_BATCH
         else:
             cubes_of, most = functools.partial(self._read_again, chat=chat), RESOLVE_BATCH
+        return functools.partial(self._read_all, unread, cubes_of, most)
+
+    def _read_all(
+        self,
+        messages: Sequence[Message],
+        cubes_of: Callable[[Sequence[Message]], list[MemCube]],
+        most: int,
+    ) -> list[MemCube]:
         made = {
             cube.id: cube
-            for start in range(0, len(unread), most)
-            for cube in cubes_of(unread[start : start + most])
+            for start in range(0, len(messages), most)
+            for cube in cubes_of(messages[start : start + most])
         }
         self._read_overdue()
         return list(made.values())

@@ -107,14 +107,13 @@ def test_no_answer_waits_for_a_language_model_that_reads(
 
 def delay_reading(monkeypatch: pytest.MonkeyPatch, until: Callable[[], object]) -> None:
     """Have what was stored read only after something."""
-    ingest = View.ingest
+    ingest_later = View.ingest_later
 
-    def late(self: View, *args: Any, read: bool = True, **options: Any) -> object:
-        if read:
-            until()
-        return ingest(self, *args, read=read, **options)
+    def late(self: View, *args: Any, **options: Any) -> Callable[[], object]:
+        read = ingest_later(self, *args, **options)
+        return lambda: (until(), read())
 
-    monkeypatch.setattr(View, "ingest", late)
+    monkeypatch.setattr(View, "ingest_later", late)
 
 
 def test_a_run_waits_for_what_others_said_before(
