@@ -34,6 +34,8 @@ from memos_langchain.whose import Whose
 
 State = AgentState[Any]
 
+# An answer is given right after it is stored; reading that begins after it.
+_ANSWER_FIRST = 0.05  # seconds
 _BLOCK = "Memories of earlier conversations that may help:\n{memories}\n\n"
 
 
@@ -144,22 +146,22 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
     @override
     def after_model(self, state: State, runtime: Runtime[Any]) -> None:
         self._store(state, runtime)
-        self._background.begin()
+        self._background.begin(within=_ANSWER_FIRST)
 
     @override
     async def aafter_model(self, state: State, runtime: Runtime[Any]) -> None:
         await self._astore(state, runtime)
-        self._background.begin()
+        self._background.begin(within=_ANSWER_FIRST)
 
     @override
     def after_agent(self, state: State, runtime: Runtime[Any]) -> None:
         self._store(state, runtime)
-        self._background.begin()
+        self._background.begin(within=_ANSWER_FIRST)
 
     @override
     async def aafter_agent(self, state: State, runtime: Runtime[Any]) -> None:
         await self._astore(state, runtime)
-        self._background.begin()
+        self._background.begin(within=_ANSWER_FIRST)
 
     @override
     def wrap_model_call(
