@@ -28,6 +28,17 @@ def event_loop_of_main_thread() -> Iterator[None]:
     loop.close()
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads of torch cost more than they bring where tensors are small."""
+    import torch  # noqa: PLC0415 few tests need it
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server that may be filled at will; MEMOS_TEST_DATABASE names another."""

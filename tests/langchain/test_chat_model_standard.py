@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import pytest
-import torch
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_tests.integration_tests import ChatModelIntegrationTests
@@ -29,6 +27,8 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {  # what is in a question: the c
     "3 + 4": ("my_adder_tool", {"a": 3, "b": 4}),
 }
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def script(prompt: str) -> str:
     """Answer what the suites ask as they want it answered."""
@@ -42,14 +42,6 @@ def script(prompt: str) -> str:
         return call("unicode_customer", customer_name=named[1], description="A company")
     wanted = [call(name, **given) for part, (name, given) in ASKED.items() if part in asked]
     return wanted[0] if wanted else GREETING
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class TestUnit(ChatModelUnitTests):

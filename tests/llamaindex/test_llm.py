@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import (
     ImageBlock,
@@ -35,13 +34,7 @@ FACTS = ["Ann is allergic to peanuts.", "Ann lives in Oslo with a black cat name
 ASKED = [user("What must she not eat?")]
 Make = Callable[..., MemOSLLM]
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

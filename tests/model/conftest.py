@@ -7,20 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from memos_core import MemCube, View
 from memos_core.model import MemoryModel
 from tests.model.models import FACTS, model_of, tokenizer_with
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads of torch cost more than they bring where tensors are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+@pytest.fixture(autouse=True, scope="module")
+def in_one_thread(one_thread: None) -> None:
+    """All of these models are small."""
 
 
 @pytest.fixture

@@ -63,15 +63,6 @@ REFUSED = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small are computed sooner by one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def more_models(monkeypatch):
     known = {**ARCHITECTURES, **OTHERS, **REFUSED}

@@ -10,7 +10,6 @@ from typing import Any
 
 import psycopg
 import pytest
-import torch
 
 from memos_core import AsyncView, Caller, InvalidInput, Kind, MemCube, MemOS, View
 from memos_core.errors import ContextTooLong
@@ -24,15 +23,6 @@ FACTS = [
     "Her bicycle was repaired for 95 euros in May 2026.",
 ]
 ASKED = [{"role": "user", "content": "What must she not eat?"}]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads of torch cost more than they bring where tensors are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def model_for(view: View | None, folder: Path, **shape: Any) -> MemoryModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -14,15 +13,6 @@ from memos_core.model.form import Form
 from memos_core.model.prefix import Prefix
 from memos_core.model.quantization import Quantization
 from tests.model.models import model_of
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads of torch cost more than they bring where tensors are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def of(name: str = "llama", **shape: Any) -> Fingerprinted:

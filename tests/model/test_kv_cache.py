@@ -28,15 +28,6 @@ LONGROPE = {
 every = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small are computed sooner by one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def in_runs(model, *stops):
     """The cache of IDS, made of runs that were computed after each other and cut apart."""
     runs, made = [], None

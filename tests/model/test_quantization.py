@@ -13,15 +13,6 @@ IDS = random.Random(4).choices(range(3, 500), k=75)
 INT8, INT4, NONE = Quantization.INT8, Quantization.INT4, Quantization.NONE
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small are computed sooner by one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def noise(tokens=70, width=64, other_width=None, dtype=torch.float32):
     chance = torch.Generator().manual_seed(6)
     return KVCache(

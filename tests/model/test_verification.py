@@ -25,15 +25,6 @@ FINE = Verification(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small are computed sooner by one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def mapped(cache, change):
     return KVCache(
         tuple(change(index, keys, values) for index, (keys, values) in enumerate(cache.layers))
