@@ -212,7 +212,7 @@ def test_one_in_which_nothing_happens_for_long_is_ended(database: str) -> None:
     with MemOS.open(database, embedder=WordEmbedder(), settings=settings) as memos:
         with pytest.raises(StoreError), memos.pipeline() as p:
             p.add("tea")
-            assert open_transactions() == 1
+            assert open_transactions() >= 1  # the pool's own may be under way
             until(lambda: open_transactions() == 0)
             p.add("cake")
         assert memos.stats().cubes == 0
