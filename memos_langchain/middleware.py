@@ -23,7 +23,7 @@ from memos_core.background import (
     wait_for,
 )
 from memos_core.fusion import checked_resolve
-from memos_langchain.latest import Latest
+from memos_core.latest import Latest
 from memos_langchain.tools import (
     create_forget_memory_tool,
     create_manage_memory_tool,

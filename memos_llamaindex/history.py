@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from memos_core import Message, View
+from memos_core.latest import Latest
 from memos_llamaindex.transcript import history_of, is_pointer
 from memos_llamaindex.window import head_of
 
@@ -26,7 +26,7 @@ class _Plain(NamedTuple):
     enough: int
 
 
-_plain: WeakKeyDictionary[Any, OrderedDict[object, _Plain]] = WeakKeyDictionary()
+_plain: WeakKeyDictionary[Any, Latest[_Plain]] = WeakKeyDictionary()
 
 
 def whole_history(view: View, session: str) -> list[Message]:
@@ -38,7 +38,7 @@ def end_of_history(
     view: View, session: str, *, is_enough: Callable[[list[Message]], bool]
 ) -> list[Message]:
     """Return a session's history, or its end where that is enough; whole turns, with an opening."""
-    plain = _plain.setdefault(view.engine, OrderedDict())
+    plain = _plain.setdefault(view.engine, Latest(_SESSIONS))
     key = (view.namespace, repr(view.caller), session)
     known = plain.get(key)
     for limit in _LATEST:
@@ -57,10 +57,8 @@ def end_of_history(
     history = history_of(logged)
     if history and not head_of([history[0].role]):
         plain[key] = _Plain(logged[-1].id, known.enough if known else 0)
-        while len(plain) > _SESSIONS:
-            plain.popitem(last=False)
     else:
-        plain.pop(key, None)
+        plain.discard(key)
     return history
 
 

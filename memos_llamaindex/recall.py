@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from weakref import WeakKeyDictionary
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
 
 from memos_core import Hit, View
+from memos_core.latest import Latest
 
 NOTES = "Notes from earlier conversations, with their days and speakers:"
 _HEAD = f"<memory>\n{NOTES}\n"
@@ -30,7 +30,7 @@ class Recalled:
 
 # An agent reads once for every round of tool calls, some of them each time with a memory made anew:
 # in a turn they get the same. A prompt whose beginning stays as it is is cheaper, too.
-_under_way: WeakKeyDictionary[Any, OrderedDict[Hashable, Recalled]] = WeakKeyDictionary()
+_under_way: WeakKeyDictionary[Any, Latest[Recalled]] = WeakKeyDictionary()
 
 
 def recalled_in(view: View, key: Hashable, turn: Hashable) -> Recalled | None:
@@ -41,15 +41,11 @@ def recalled_in(view: View, key: Hashable, turn: Hashable) -> Recalled | None:
 
 def keep_recalled(view: View, key: Hashable, recalled: Recalled) -> None:
     """Keep what was recalled until the next turn of the session."""
-    known = _recalled(view)
-    known.pop(_full(view, key), None)  # the latest stand last
-    known[_full(view, key)] = recalled
-    while len(known) > _TURNS:
-        known.popitem(last=False)
+    _recalled(view)[_full(view, key)] = recalled
 
 
-def _recalled(view: View) -> OrderedDict[Hashable, Recalled]:
-    return _under_way.setdefault(view.engine, OrderedDict())
+def _recalled(view: View) -> Latest[Recalled]:
+    return _under_way.setdefault(view.engine, Latest(_TURNS))
 
 
 def _full(view: View, key: Hashable) -> Hashable:

@@ -8,13 +8,12 @@ from typing import Generic, TypeVar
 
 V = TypeVar("V")
 
-_LATEST = 10_000  # messages, recalls or ids
-
 
 class Latest(Generic[V]):
-    """A mapping that keeps its latest entries only; safe for threads."""
+    """A mapping that keeps its latest entries only, ``most`` of them; safe for threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
         self._entries: OrderedDict[object, V] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -31,5 +30,10 @@ class Latest(Generic[V]):
         with self._lock:
             self._entries[key] = value
             self._entries.move_to_end(key)
-            while len(self._entries) > _LATEST:
+            while len(self._entries) > self._most:
                 self._entries.popitem(last=False)
+
+    def discard(self, key: object) -> None:
+        """Keep nothing under a key."""
+        with self._lock:
+            self._entries.pop(key, None)
