@@ -19,6 +19,8 @@ from memos_core.namespace import Namespace
 from memos_core.view import View
 
 _log = logging.getLogger("memos_core")
+# A prompt is made right after its question is stored, and an answer given right after it is.
+SOON = 0.05  # seconds after which reading begins that should not compete with that
 PATIENCE = 2.0  # seconds that a prompt waits, at most, for what was said before
 _FAILURES = 1_000  # namespaces whose failures are kept for those who ask; all are logged
 
@@ -69,18 +71,18 @@ class Background:
             self._jobs.setdefault(view.namespace, deque()).append(job)
             self._waiting.append(view)
 
-    def begin(self, *, within: float = 0.0) -> None:
-        """Begin with what was submitted: now, or in so many seconds unless told again before.
+    def begin(self, *, soon: bool = False) -> None:
+        """Begin with what was submitted: now, or ``soon``, unless told again before.
 
         Raises:
             Closed: the MemOS is.
         """
         with self._lock:
-            if not within:
+            if not soon:
                 self._from = 0.0
                 self._begun.notify_all()
             elif not self._workers:  # those at work go on
-                self._from = time.monotonic() + within
+                self._from = time.monotonic() + SOON
             while self._waiting:
                 view = self._waiting[-1]
                 # A language model may take its time: half of the threads are left to verbs.

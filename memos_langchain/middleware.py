@@ -34,8 +34,6 @@ from memos_langchain.whose import Whose
 
 State = AgentState[Any]
 
-# An answer is given right after it is stored; reading that begins after it.
-_ANSWER_FIRST = 0.05  # seconds
 _BLOCK = "Memories of earlier conversations that may help:\n{memories}\n\n"
 
 
@@ -146,22 +144,22 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
     @override
     def after_model(self, state: State, runtime: Runtime[Any]) -> None:
         self._store(state, runtime)
-        self._background.begin(within=_ANSWER_FIRST)
+        self._background.begin(soon=True)
 
     @override
     async def aafter_model(self, state: State, runtime: Runtime[Any]) -> None:
         await self._astore(state, runtime)
-        self._background.begin(within=_ANSWER_FIRST)
+        self._background.begin(soon=True)
 
     @override
     def after_agent(self, state: State, runtime: Runtime[Any]) -> None:
         self._store(state, runtime)
-        self._background.begin(within=_ANSWER_FIRST)
+        self._background.begin(soon=True)
 
     @override
     async def aafter_agent(self, state: State, runtime: Runtime[Any]) -> None:
         await self._astore(state, runtime)
-        self._background.begin(within=_ANSWER_FIRST)
+        self._background.begin(soon=True)
 
     @override
     def wrap_model_call(
@@ -210,7 +208,7 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
         for key in new:
             self._stored[key] = None
         if behind:
-            self._background.submit(view, new, read)
+            self._background.submit(view, new, read, slow=callable(self._resolve))
 
     async def _astore(self, state: State, runtime: Runtime[Any]) -> None:
         await AsyncView(self._view(runtime)).to_thread(self._store, state, runtime)
@@ -219,11 +217,9 @@ class MemOSMiddleware(AgentMiddleware[State, Any, Any]):
 
     def _unread(self, request: ModelRequest[Any]) -> list[Future[None]]:
         """Return what to wait for: other conversations, unless a language model reads them."""
-        if callable(self._resolve):
-            return []
         view, thread = self._view(request.runtime), Thread.of(request.runtime)
         own = {_key(view, thread, message) for _, message in _said(thread, request)}
-        return self._background.pending(view.namespace, but=own)
+        return self._background.pending(view.namespace, but=own, slow=False)
 
     def _with_memories(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         messages = list(request.messages)

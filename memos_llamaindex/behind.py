@@ -11,9 +11,6 @@ from memos_core import ChatFn, Closed, View
 from memos_core.background import await_for, background_of, wait_for
 
 _SAID = ("user", "assistant")
-# A prompt is made right after its question is stored; reading that begins after it, at the latest
-# in so many seconds.
-_QUESTION_FIRST = 0.05
 
 
 def remember(
@@ -34,10 +31,9 @@ def remember(
         return
     behind = background_of(view)
     behind.submit(view, keys, read, slow=callable(resolve))
-    asks = turns[-1]["role"] == "user"
     # Where it is being closed, or the process ends, they are stored, and a later one reads them.
     with contextlib.suppress(Closed, RuntimeError):
-        behind.begin(within=_QUESTION_FIRST if asks else 0.0)
+        behind.begin(soon=True)
 
 
 def is_said(turn: Mapping[str, Any]) -> bool:

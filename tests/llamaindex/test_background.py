@@ -219,7 +219,7 @@ def test_no_prompt_waits_for_a_language_model(ann: View, call, waits: list[int])
 def test_a_question_is_read_once_its_prompt_is_made(
     ann: View, embedder: GatedEmbedder, call, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(behind, "_QUESTION_FIRST", 120.0)  # longer than `until` waits
+    monkeypatch.setattr(background, "SOON", 120.0)  # longer than `until` waits
     memory = memory_of(ann)
     call(memory, "put", user("May I eat peanuts?"))
     assert embedder.gate.passed == []
